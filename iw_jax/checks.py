@@ -1,0 +1,69 @@
+"""Checks of arguments, made before any compilation. Each message names, shows and allows."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from iw_jax import trees
+
+
+def positive(name: str, value: Any) -> None:
+    """Raises unless every number in `value` is positive and finite. Traced values pass."""
+    if not trees.is_concrete(value):
+        return
+    for leaf in jax.tree.leaves(value):
+        numbers = np.asarray(leaf, dtype=np.float64).ravel()
+        bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
+        if bad.size:
+            raise ValueError(f"{name} must be positive and finite, got {bad[0]}")
+
+
+def at_least(name: str, value: int, minimum: int) -> None:
+    """Raises unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+
+
+def optional_at_least(name: str, value: int | None, minimum: int) -> None:
+    """As `at_least`, with None allowed."""
+    if value is not None:
+        at_least(name, value, minimum)
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    """Raises unless low < value < high."""
+    if not (math.isfinite(value) and low < value < high):
+        raise ValueError(f"{name} must lie between {low} and {high}, got {value}")
+
+
+def key(name: str, value: Any, shape: tuple[int, ...] | None = ()) -> None:
+    """Raises unless `value` is a typed random key (of this shape; None for any shape)."""
+    if not (hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"{name} must be a typed random key such as jax.random.key(0), got {value!r:.80}"
+        )
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{name} must be a key of shape {shape}, got shape {value.shape}")
+
+
+def finite(name: str, value: Any) -> None:
+    """Raises if a floating-point leaf holds NaN or inf. Traced values pass."""
+    if trees.is_concrete(value) and not bool(trees.all_finite(value)):
+        raise ValueError(f"{name} must be finite, got NaN or inf in it")
+
+
+def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Raises unless two pytrees have the same structure and leaf shapes."""
+    shapes = [jax.tree.map(np.shape, t) for t in (tree, reference)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} must have the structure and shapes of {reference_name}, "
+            f"got {_brief(shapes[0])} instead of {_brief(shapes[1])}"
+        )
+
+
+def _brief(shapes: Any) -> str:
+    text = str(shapes)
+    return text if len(text) < 300 else text[:300] + " ..."

@@ -1,0 +1,211 @@
+"""Gaussian codes with independent weights: one scale for many weights, or one for each."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iw_jax import checks, trees
+from iw_jax.trees import PyTree
+
+
+@trees.record
+class IsotropicGaussian:
+    """N(mean, scale² I) with one scale for all weights, or one for each layer.
+
+    The usual prior; also the simplest code around trained weights.
+
+    Attributes:
+      log_scale: log of the standard deviation: a scalar, or a pytree prefix of the weights.
+      mean: weights at the centre; None for 0 (a prior only: a code must know its shapes).
+
+    Raises:
+      ValueError: for scales that are not positive and finite, or a mean that is not finite.
+    """
+
+    log_scale: PyTree
+    mean: PyTree = None
+
+    def __init__(self, scale: PyTree, mean: PyTree = None) -> None:
+        """Takes the standard deviation itself: scale > 0, one or a pytree prefix of the weights."""
+        checks.positive("scale", scale)
+        checks.finite("mean", mean)
+        object.__setattr__(self, "log_scale", jax.tree.map(_log, scale))
+        object.__setattr__(self, "mean", mean)
+
+    @property
+    def scale(self) -> PyTree:
+        """Standard deviations, of the structure they were given in."""
+        return jax.tree.map(jnp.exp, self.log_scale)
+
+    def full_log_scale(self, like: PyTree) -> PyTree:
+        """log standard deviation of every tensor of `like`: scalars in its structure."""
+        return trees.broadcast_prefix("scale", self.log_scale, like)
+
+    def full_mean(self, like: PyTree) -> PyTree:
+        """Mean of every weight of `like`."""
+        if self.mean is None:
+            return optax.tree.zeros_like(like)
+        checks.same_structure("the prior's mean", self.mean, "the weights", like)
+        return self.mean
+
+    def noise(self, key: jax.Array) -> PyTree:
+        """Standard normal, of the shape of the weights."""
+        return optax.tree.random_like(key, self._centre())
+
+    def weights(self, noise: PyTree) -> PyTree:
+        """mean + scale * noise."""
+        mean = self._centre()
+        return _weights(mean, self.full_log_scale(mean), noise)
+
+    def kl(self, prior: Any) -> jax.Array:
+        """KL to a Gaussian prior with independent weights: scalar, nats."""
+        mean = self._centre()
+        return _kl(mean, self.full_log_scale(mean), prior)
+
+    def in_units_of(self, prior: Any) -> "IsotropicGaussian":
+        """The code of (w - m)/λ."""
+        log_scale = jax.tree.map(jnp.subtract, self.log_scale, self._matching(prior))
+        return trees.replace(self, mean=_to_units(self._centre(), prior), log_scale=log_scale)
+
+    def from_units_of(self, prior: Any) -> "IsotropicGaussian":
+        """The code of m + λ w."""
+        log_scale = jax.tree.map(jnp.add, self.log_scale, self._matching(prior))
+        return trees.replace(self, mean=_from_units(self._centre(), prior), log_scale=log_scale)
+
+    def _centre(self) -> PyTree:
+        if self.mean is None:
+            raise ValueError(
+                "mean must be given where an IsotropicGaussian is used as a code, got None; "
+                "write IsotropicGaussian(scale, mean=params)"
+            )
+        return self.mean
+
+    def _matching(self, prior: Any) -> PyTree:
+        """The prior's log scale in this code's own structure."""
+        try:
+            return jax.tree.broadcast(prior.log_scale, self.log_scale)
+        except ValueError as error:
+            raise ValueError(
+                "an IsotropicGaussian code must have one scale for each scale of its prior, got "
+                f"{jax.tree.structure(self.log_scale)} for {jax.tree.structure(prior.log_scale)}; "
+                "give scale the structure of the prior's"
+            ) from error
+
+
+@trees.record
+class DiagonalGaussian:
+    """N(mean, diag(scale²)): every weight has its own standard deviation (mean field).
+
+    Attributes:
+      mean: weights.
+      log_scale: log standard deviations, of the structure and shapes of `mean`.
+
+    Raises:
+      ValueError: for scales that are not positive and finite, a mean that is not finite, or shapes
+        that differ.
+    """
+
+    mean: PyTree
+    log_scale: PyTree
+
+    def __init__(self, mean: PyTree, scale: PyTree) -> None:
+        """Takes standard deviations: scale > 0, of the shape of `mean` or a pytree prefix of it."""
+        checks.positive("scale", scale)
+        checks.finite("mean", mean)
+        full = trees.broadcast_prefix("scale", scale, mean)
+        for m, s in zip(jax.tree.leaves(mean), jax.tree.leaves(full), strict=True):
+            if jnp.shape(s) not in ((), jnp.shape(m)):
+                raise ValueError(
+                    f"scale must have the shapes of mean, got {jnp.shape(s)} for {jnp.shape(m)}"
+                )
+        log_scale = jax.tree.map(lambda m, s: jnp.broadcast_to(_log(s), jnp.shape(m)), mean, full)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "log_scale", log_scale)
+
+    @property
+    def scale(self) -> PyTree:
+        """Standard deviations, of the shape of `mean`."""
+        return jax.tree.map(jnp.exp, self.log_scale)
+
+    def full_log_scale(self, like: PyTree) -> PyTree:
+        """log standard deviation of every weight (as a prior)."""
+        checks.same_structure("the prior's mean", self.mean, "the weights", like)
+        return self.log_scale
+
+    def full_mean(self, like: PyTree) -> PyTree:
+        """Mean of every weight (as a prior)."""
+        checks.same_structure("the prior's mean", self.mean, "the weights", like)
+        return self.mean
+
+    def noise(self, key: jax.Array) -> PyTree:
+        """Standard normal, of the shape of the weights."""
+        return optax.tree.random_like(key, self.mean)
+
+    def weights(self, noise: PyTree) -> PyTree:
+        """mean + scale * noise."""
+        return _weights(self.mean, self.log_scale, noise)
+
+    def kl(self, prior: Any) -> jax.Array:
+        """KL to a Gaussian prior with independent weights: scalar, nats."""
+        return _kl(self.mean, self.log_scale, prior)
+
+    def in_units_of(self, prior: Any) -> "DiagonalGaussian":
+        """The code of (w - m)/λ."""
+        log_scale = jax.tree.map(jnp.subtract, self.log_scale, prior.full_log_scale(self.mean))
+        return trees.build(
+            DiagonalGaussian, mean=_to_units(self.mean, prior), log_scale=log_scale
+        )
+
+    def from_units_of(self, prior: Any) -> "DiagonalGaussian":
+        """The code of m + λ w."""
+        log_scale = jax.tree.map(jnp.add, self.log_scale, prior.full_log_scale(self.mean))
+        return trees.build(
+            DiagonalGaussian, mean=_from_units(self.mean, prior), log_scale=log_scale
+        )
+
+
+def require_gaussian(prior: Any) -> None:
+    """Raises TypeError unless `prior` is a Gaussian with independent weights."""
+    if not isinstance(prior, IsotropicGaussian | DiagonalGaussian):
+        raise TypeError(
+            "a Gaussian code has a closed-form KL to an IsotropicGaussian or a DiagonalGaussian, "
+            f"got a prior of type {type(prior).__name__}"
+        )
+
+
+def units(prior: Any, like: PyTree) -> tuple[PyTree, PyTree]:
+    """Mean and log scale of a Gaussian prior, over the tree `like`."""
+    require_gaussian(prior)
+    return prior.full_mean(like), prior.full_log_scale(like)
+
+
+def _log(scale: Any) -> jax.Array:
+    return jnp.log(jnp.asarray(scale, dtype=jnp.result_type(scale, float)))
+
+
+def _weights(mean: PyTree, log_scale: PyTree, noise: PyTree) -> PyTree:
+    return jax.tree.map(lambda m, s, e: m + jnp.exp(s) * e, mean, log_scale, noise)
+
+
+def _to_units(mean: PyTree, prior: Any) -> PyTree:
+    centre, log_scale = units(prior, mean)
+    return jax.tree.map(lambda w, m, s: (w - m) * jnp.exp(-s), mean, centre, log_scale)
+
+
+def _from_units(mean: PyTree, prior: Any) -> PyTree:
+    centre, log_scale = units(prior, mean)
+    return jax.tree.map(lambda w, m, s: m + jnp.exp(s) * w, mean, centre, log_scale)
+
+
+def _kl(mean: PyTree, log_scale: PyTree, prior: Any) -> jax.Array:
+    """½ Σ [σ²/λ² - 1 - log(σ²/λ²) + (μ - m)²/λ²]; σ²/λ² - 1 by expm1, exact near the prior."""
+    centre, prior_log_scale = units(prior, mean)
+
+    def tensor(mu, s, m, t):
+        ratio = 2 * (s - t)
+        cost = jnp.expm1(ratio) - ratio + ((mu - m) * jnp.exp(-t)) ** 2
+        return 0.5 * jnp.sum(jnp.broadcast_to(cost, mu.shape))
+
+    return optax.tree.sum(jax.tree.map(tensor, mean, log_scale, centre, prior_log_scale))

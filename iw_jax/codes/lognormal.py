@@ -1,0 +1,198 @@
+"""Multiplicative log-normal noise on the weights, and the log-uniform pre-distribution."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.special import log_ndtr, ndtr, ndtri
+
+from iw_jax import checks, trees
+from iw_jax.trees import PyTree
+
+# Neklyudov et al. truncate log|w| to [-20, 0], which forbids weights beyond 1; networks with
+# few inputs need larger ones, so the upper end here is 3 (|w| <= 20). It costs log(23/20) nats.
+INTERVAL = (-20.0, 3.0)
+
+# Without truncation more noise is always cheaper; Achille & Soatto stop its variance at 0.7.
+MAX_VARIANCE = 0.7
+
+_HALF_LOG_2PI_E = 0.5 * np.log(2 * np.pi * np.e)
+
+
+@trees.record
+class LogUniform:
+    """Every magnitude is as likely as every other: log|w| is uniform, the sign is a fair coin.
+
+    Attributes:
+      interval: (a, b), the support of log|w|, which makes the distribution proper; None for the
+        improper c/|w|, whose KL has an arbitrary constant.
+    """
+
+    interval: tuple[float, float] | None = trees.static(default=INTERVAL)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless a < b, both finite."""
+        _check_interval(self.interval)
+
+
+@trees.record
+class LogNormalNoise:
+    """w = location * exp(noise): the magnitude of every weight is known to a relative precision.
+
+    log|w| ~ N(log|location|, scale²), truncated to `interval`, with the sign of the location.
+    Without truncation the noise is centred as in Achille & Soatto, log-noise ~ N(-α/2, α) with
+    α = scale², so that the mean of w is the location.
+
+    Attributes:
+      location: weights; magnitudes outside the interval count as its ends.
+      log_scale: unconstrained leaf behind `scale`, of the shapes of `location`.
+      interval: (a, b) that log|w| stays in; None for no truncation (for the improper prior).
+
+    Raises:
+      ValueError: for scales that are not positive and finite (or, without truncation, scale² not
+        below 0.7), shapes that differ, an interval without length.
+
+    References:
+      Achille & Soatto, arXiv:1706.01350, Sec. 4; Neklyudov et al., arXiv:1705.07283.
+    """
+
+    location: PyTree
+    log_scale: PyTree
+    interval: tuple[float, float] | None = trees.static(default=INTERVAL)
+
+    def __init__(
+        self,
+        location: PyTree,
+        scale: PyTree,
+        interval: tuple[float, float] | None = INTERVAL,
+    ) -> None:
+        """Takes the standard deviation of log|w|: scale > 0, or a pytree prefix of it."""
+        checks.positive("scale", scale)
+        checks.finite("location", location)
+        _check_interval(interval)
+        full = trees.broadcast_prefix("scale", scale, location)
+
+        def unconstrained(w, s):
+            inverse = 1 / jnp.asarray(s, jnp.result_type(float)) ** 2
+            if interval is None:
+                inverse = inverse - 1 / MAX_VARIANCE
+                if trees.is_concrete(inverse) and jnp.any(inverse <= 0):
+                    raise ValueError(
+                        f"scale² must stay below {MAX_VARIANCE} without truncation, got scale {s}"
+                    )
+            return jnp.broadcast_to(-0.5 * jnp.log(inverse), jnp.shape(w))
+
+        object.__setattr__(self, "location", location)
+        object.__setattr__(self, "log_scale", jax.tree.map(unconstrained, location, full))
+        object.__setattr__(self, "interval", interval)
+
+    @property
+    def scale(self) -> PyTree:
+        """Standard deviations of log|w| before truncation, of the shapes of `location`."""
+        return jax.tree.map(self._scale, self.log_scale)
+
+    @property
+    def mean(self) -> PyTree:
+        """E[w], exact."""
+        return jax.tree.map(self._mean, self.location, self.log_scale)
+
+    def noise(self, key: jax.Array) -> PyTree:
+        """Standard normal, of the shape of the weights."""
+        return optax.tree.random_like(key, self.location)
+
+    def weights(self, noise: PyTree) -> PyTree:
+        """sign(location) exp(t), t the (truncated) normal's quantile at Φ(noise)."""
+        return jax.tree.map(self._weights, self.location, self.log_scale, noise)
+
+    def kl(self, prior: Any) -> jax.Array:
+        """KL to a log-uniform prior with the same interval: scalar, nats.
+
+        Truncated: Σ log 2 + log(b-a) - log σ - ½ log 2πe - log Z - [Aφ(A) - Bφ(B)]/(2Z), exact.
+        Improper: -½ Σ log α, up to a constant that has no meaning: compare only differences.
+        """
+        if not isinstance(prior, LogUniform):
+            raise TypeError(
+                "LogNormalNoise has a closed-form KL to a LogUniform prior, got a prior of type "
+                f"{type(prior).__name__}"
+            )
+        if prior.interval != self.interval:
+            raise ValueError(
+                "code and prior must have the same interval (else the KL is infinite), got "
+                f"{self.interval} and {prior.interval}"
+            )
+        return optax.tree.sum(jax.tree.map(self._kl, self.location, self.log_scale))
+
+    def in_units_of(self, prior: Any) -> "LogNormalNoise":
+        """The code itself: a log-uniform prior has no unit."""
+        del prior
+        return self
+
+    from_units_of = in_units_of
+
+    def _scale(self, leaf: jax.Array) -> jax.Array:
+        # α = 1/(1/α_max + e^-2l): any leaf l stays below α_max, with a gradient that never dies.
+        cap = 0.0 if self.interval is not None else 1 / MAX_VARIANCE
+        return (cap + jnp.exp(-2 * leaf)) ** -0.5
+
+    def _standardised(self, location: jax.Array, leaf: jax.Array):
+        """μ, σ, A = (a-μ)/σ, B = (b-μ)/σ. Since a <= μ <= b, A <= 0 <= B and Z never vanishes."""
+        low, high = self.interval  # type: ignore[misc]
+        magnitude = jnp.clip(jnp.abs(location), np.exp(low), np.exp(high))
+        mu, sigma = jnp.log(magnitude), self._scale(leaf)
+        return mu, sigma, (low - mu) / sigma, (high - mu) / sigma
+
+    def _weights(self, location: jax.Array, leaf: jax.Array, noise: jax.Array) -> jax.Array:
+        sign = jnp.where(location < 0, -1, 1).astype(location.dtype)
+        if self.interval is None:
+            sigma = self._scale(leaf)
+            return location * jnp.exp(sigma * noise - 0.5 * sigma**2)
+        mu, sigma, a, b = self._standardised(location, leaf)
+        # The quantile from the nearer tail: 1 - Φ has no digits left where Φ is close to 1.
+        upper = noise > 0
+        from_below = ndtr(a) + ndtr(noise) * (ndtr(b) - ndtr(a))
+        from_above = ndtr(-b) + ndtr(-noise) * (ndtr(-a) - ndtr(-b))
+        tiny = jnp.finfo(location.dtype).tiny
+        p = jnp.clip(jnp.where(upper, from_above, from_below), tiny, 1.0)
+        z = jnp.clip(jnp.where(upper, -ndtri(p), ndtri(p)), a, b)
+        return sign * jnp.exp(mu + sigma * z)
+
+    def _mean(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        if self.interval is None:
+            return location
+        mu, sigma, a, b = self._standardised(location, leaf)
+        # E e^t = exp(μ + σ²/2) [Φ(B-σ) - Φ(A-σ)]/Z, in logarithms: exp(σ²/2) alone overflows.
+        log_ratio = _log_mass(a - sigma, b - sigma) - _log_mass(a, b)
+        sign = jnp.where(location < 0, -1, 1).astype(location.dtype)
+        return sign * jnp.exp(mu + 0.5 * sigma**2 + log_ratio)
+
+    def _kl(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        if self.interval is None:
+            return -jnp.sum(jnp.log(self._scale(leaf)))
+        low, high = self.interval
+        _, sigma, a, b = self._standardised(location, leaf)
+        log_z = _log_mass(a, b)
+        ends = (a * _density(a) - b * _density(b)) / (2 * jnp.exp(log_z))
+        constant = np.log(2) + np.log(high - low) - _HALF_LOG_2PI_E
+        return jnp.sum(constant - jnp.log(sigma) - log_z - ends)
+
+
+def _check_interval(interval: tuple[float, float] | None) -> None:
+    if interval is None:
+        return
+    low, high = interval
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"interval must be (a, b) with a < b, both finite, got {interval}")
+
+
+def _density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+
+
+def _log_mass(a: jax.Array, b: jax.Array) -> jax.Array:
+    """log[Φ(b) - Φ(a)] for a < b, from the side where both are small."""
+    flip = a + b > 0
+    low, high = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
+    log_high = log_ndtr(high)
+    return log_high + jnp.log1p(-jnp.exp(log_ndtr(low) - log_high))

@@ -1,0 +1,169 @@
+"""A task: what is to be learned, as the summed loss L_D(w) in nats."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iw_jax import checks, trees
+from iw_jax.likelihoods import Likelihood
+from iw_jax.trees import PyTree
+
+
+@trees.record
+class Task:
+    """A network, a likelihood and data: L_D(w) = Σ_i weights_i * nll_i(w), in nats.
+
+    Attributes:
+      apply_fn: pure function (params, inputs) -> outputs of shape (N, ...). Static: define it
+        once, since another function object compiles again.
+      likelihood: a `Categorical`, `Bernoulli`, `GaussianLikelihood` or one of your own.
+      inputs: any pytree of arrays with leading axis N.
+      targets: an array with leading axis N.
+      weights: (N,), non-negative; 0 masks an example. None for all ones.
+
+    Raises:
+      ValueError: for N = 0, leading axes that differ, non-finite inputs, weights that are negative
+        or not finite.
+    """
+
+    apply_fn: Callable[[PyTree, PyTree], jax.Array] = trees.static()
+    likelihood: Likelihood
+    inputs: PyTree
+    targets: Any
+    weights: Any = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be known without running the network."""
+        shapes = {np.shape(x)[:1] for x in jax.tree.leaves((self.inputs, self.targets))}
+        if len(shapes) != 1 or () in shapes:
+            raise ValueError(
+                "inputs and targets must share their leading axis N, got leading axes "
+                f"{sorted(shapes)}"
+            )
+        (num_examples,) = shapes.pop()
+        if num_examples == 0:
+            raise ValueError("inputs must hold at least one example, got N = 0")
+        checks.finite("inputs", self.inputs)
+        if self.weights is None:
+            dtype = jnp.result_type(float)
+            object.__setattr__(self, "weights", jnp.ones(num_examples, dtype))
+        if np.shape(self.weights) != (num_examples,):
+            raise ValueError(
+                f"weights must have shape ({num_examples},), got {np.shape(self.weights)}"
+            )
+        checks.finite("weights", self.weights)
+        if trees.is_concrete(self.weights) and np.min(self.weights) < 0:
+            raise ValueError(f"weights must not be negative, got {np.min(self.weights)}")
+
+    @property
+    def num_examples(self) -> int:
+        """N, masked examples included."""
+        return jax.tree.leaves(self.inputs)[0].shape[0]
+
+
+def check_task(task: Task, params: PyTree) -> None:
+    """Raises, before anything is compiled, where parameters, network and data do not fit.
+
+    Args:
+      task: the task.
+      params: parameters of its network.
+
+    Raises:
+      ValueError: for parameters that the network does not take, outputs that are no array with
+        leading axis N, parameters that are not finite, targets out of range.
+      TypeError: for targets of the wrong type.
+    """
+    checks.finite("params", params)
+    two = jax.tree.map(lambda x: x[:2], task.inputs)  # shapes do not depend on how many there are
+    try:
+        outputs = jax.eval_shape(task.apply_fn, params, two)
+    except Exception as error:
+        raise ValueError(
+            "params must fit apply_fn, got a failure when apply_fn(params, inputs) was traced with "
+            f"parameters {_shapes(params)} and inputs {_shapes(task.inputs)}: "
+            f"{type(error).__name__}: {str(error).strip()[:400]}"
+        ) from error
+    count = min(2, task.num_examples)
+    if not hasattr(outputs, "shape") or outputs.shape[:1] != (count,):
+        raise ValueError(
+            "apply_fn must return one array with the examples on its leading axis, got "
+            f"{_shapes(outputs)} for {count} examples"
+        )
+    task.likelihood.check((task.num_examples, *outputs.shape[1:]), task.targets)
+
+
+def take(task: Task, indices: jax.Array, factor: Any = 1.0) -> Task:
+    """The task of some of the examples, weights multiplied by `factor`.
+
+    With a uniform draw of B indices and factor N/B its loss is an unbiased estimate of L_D.
+
+    Args:
+      task: the task.
+      indices: (B,) integers.
+      factor: multiplies every weight.
+    """
+    inputs = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), task.inputs)
+    targets = jnp.take(task.targets, indices, axis=0)
+    weights = factor * jnp.take(task.weights, indices, axis=0)
+    return trees.replace(task, inputs=inputs, targets=targets, weights=weights)
+
+
+def sum_over_examples(
+    function: Callable[[Task], PyTree], task: Task, batch_size: int | None = None
+) -> PyTree:
+    """Σ over chunks of `function(chunk)`, so that memory does not grow with N.
+
+    Args:
+      function: maps a task of at most `batch_size` examples to a pytree that is additive over
+        examples and linear in their weights.
+      task: the task.
+      batch_size: examples a chunk; None for all at once.
+
+    Returns:
+      function(task), up to the order of summation.
+    """
+    checks.optional_at_least("batch_size", batch_size, 1)
+    num = task.num_examples
+    if batch_size is None or batch_size >= num:
+        return function(task)
+
+    def add_chunk(total, first):
+        # The last chunk is moved back to end at N; what it repeats is masked.
+        start = jnp.minimum(first, num - batch_size)
+        indices = start + jnp.arange(batch_size)
+        chunk = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, batch_size),
+            (task.inputs, task.targets, task.weights),
+        )
+        inputs, targets, weights = chunk
+        weights = jnp.where(indices >= first, weights, 0)
+        part = function(trees.replace(task, inputs=inputs, targets=targets, weights=weights))
+        return jax.tree.map(jnp.add, total, part), None
+
+    shapes = jax.eval_shape(function, take(task, jnp.arange(batch_size)))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add_chunk, zero, jnp.arange(0, num, batch_size))[0]
+
+
+def nll(task: Task, params: PyTree, *, batch_size: int | None = None) -> jax.Array:
+    """The summed loss L_D(w) = Σ_i weight_i * -log p(y_i | x_i, w); scalar, nats.
+
+    Args:
+      task: the task.
+      params: parameters of its network.
+      batch_size: examples a chunk; None for all at once.
+    """
+
+    def loss(chunk: Task) -> jax.Array:
+        nats = chunk.likelihood.nll(chunk.apply_fn(params, chunk.inputs), chunk.targets)
+        return jnp.sum(jnp.where(chunk.weights > 0, chunk.weights * nats, 0))
+
+    return sum_over_examples(loss, task, batch_size)
+
+
+def _shapes(tree: PyTree) -> str:
+    text = str(jax.tree.map(np.shape, tree))
+    return text if len(text) < 300 else text[:300] + " ..."
