@@ -13,7 +13,10 @@ def positive(name: str, value: Any) -> None:
     """Raises unless every number in `value` is positive and finite. Traced values pass."""
     if not trees.is_concrete(value):
         return
-    for leaf in jax.tree.leaves(value):
+    leaves = jax.tree.leaves(value)
+    if not leaves:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    for leaf in leaves:
         numbers = np.asarray(leaf, dtype=np.float64).ravel()
         bad = numbers[~(np.isfinite(numbers) & (numbers > 0))]
         if bad.size:

@@ -1,5 +1,6 @@
 """Numbers with error bars."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,14 +93,18 @@ def combine_independent(estimates: Sequence[Estimate], coefficients: Sequence[An
       estimates: what is summed.
       coefficients: one factor for each.
     """
-    lower, upper, variance, spread = 0.0, 0.0, 0.0, 0.0
+    lower, upper, variance = 0.0, 0.0, 0.0
     for e, c in zip(estimates, coefficients, strict=True):
         lower = lower + jnp.minimum(c * e.bracket_lower, c * e.bracket_upper)
         upper = upper + jnp.maximum(c * e.bracket_lower, c * e.bracket_upper)
         variance = variance + (c * e.stderr) ** 2
-        spread = spread + (c * e.stderr) ** 4 / jnp.maximum(e.dof, 1e-300)
     value = sum(c * e.value for e, c in zip(estimates, coefficients, strict=True))
-    dof = jnp.where(spread > 0, variance**2 / jnp.where(spread > 0, spread, 1.0), jnp.inf)
-    converged = jnp.all(jnp.stack([jnp.asarray(e.converged) for e in estimates]), axis=0)
+    # 1/dof = Σ share²/dof_j in shares of the variance, which neither over- nor underflow.
+    total = jnp.where(variance > 0, variance, 1.0)
+    inverse_dof = sum(
+        ((c * e.stderr) ** 2 / total) ** 2 / e.dof for e, c in zip(estimates, coefficients, strict=True)
+    )
+    dof = jnp.where(jnp.isnan(variance), 0.0, 1 / jnp.asarray(inverse_dof))
+    converged = functools.reduce(jnp.logical_and, [e.converged for e in estimates])
     cost = jax.tree.reduce(jnp.add, [e.cost for e in estimates])
     return Estimate(value, jnp.sqrt(variance), dof, lower, upper, cost, converged)

@@ -60,6 +60,24 @@ def _check_shape(what: str, targets: Any, expected: tuple[int, ...]) -> None:
         )
 
 
+def _top_class(outputs: jax.Array) -> jax.Array:
+    """One-hot mask of the most likely class."""
+    return jax.nn.one_hot(jnp.argmax(outputs, axis=-1), outputs.shape[-1], dtype=bool)
+
+
+def _centred(outputs: jax.Array, p: jax.Array, vectors: jax.Array) -> jax.Array:
+    """u - p'u, with u first shifted to 0 at the most likely class, which changes nothing.
+
+    A fitted example has p = 1 - δ there; without the shift u - p'u would be a difference of equal
+    numbers, and its rounding, not δ, would make up the curvature of a network that fits its data.
+    """
+    top = _top_class(outputs)
+    at_top = jnp.sum(jnp.where(top, vectors, 0), axis=-1, keepdims=True)
+    # An explicit 0, since a compiler may compute `vectors` twice and round it differently.
+    shifted = jnp.where(top, 0, vectors - at_top)
+    return shifted - jnp.sum(p * shifted, axis=-1, keepdims=True)
+
+
 @trees.record
 class Categorical:
     """Classes: outputs are logits (N, ..., K), targets integer labels (N, ...) in 0 .. K-1."""
@@ -72,19 +90,23 @@ class Categorical:
     def fisher_product(self, outputs: jax.Array, vectors: jax.Array) -> jax.Array:
         """(diag(p) - p p') u."""
         p = jax.nn.softmax(outputs)
-        return p * (vectors - jnp.sum(p * vectors, axis=-1, keepdims=True))
+        return p * _centred(outputs, p, vectors)
 
     def root_product(self, outputs: jax.Array, vectors: jax.Array) -> jax.Array:
         """S u with S = diag(sqrt p) - p sqrt(p)', so that S S' = diag(p) - p p'."""
         p = jax.nn.softmax(outputs)
-        root = jnp.exp(0.5 * jax.nn.log_softmax(outputs))
-        return root * vectors - p * jnp.sum(root * vectors, axis=-1, keepdims=True)
+        scaled = jnp.exp(0.5 * jax.nn.log_softmax(outputs)) * vectors
+        # In row i: scaled_i (1 - p_i) - p_i (the other scaled_j); 1 - p_i as the sum of the others.
+        top = _top_class(outputs)
+        others = jnp.sum(jnp.where(top, 0, scaled), axis=-1, keepdims=True)
+        complement = jnp.sum(jnp.where(top, 0, p), axis=-1, keepdims=True)
+        at_top = scaled * complement - p * others
+        return jnp.where(top, at_top, scaled - p * jnp.sum(scaled, axis=-1, keepdims=True))
 
     def root_transpose_product(self, outputs: jax.Array, vectors: jax.Array) -> jax.Array:
         """S'u with S = diag(sqrt p) - p sqrt(p)'."""
         p = jax.nn.softmax(outputs)
-        root = jnp.exp(0.5 * jax.nn.log_softmax(outputs))
-        return root * (vectors - jnp.sum(p * vectors, axis=-1, keepdims=True))
+        return jnp.exp(0.5 * jax.nn.log_softmax(outputs)) * _centred(outputs, p, vectors)
 
     def sample_targets(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         """Labels drawn from softmax(outputs): (N, ...)."""
@@ -114,8 +136,8 @@ class Bernoulli:
     """Yes or no: outputs are logits (N, ...), targets 0 or 1 of the same shape."""
 
     def nll(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        """log(1 + e^z) - y z: (N,), nats."""
-        return _sum_examples(jax.nn.softplus(outputs) - targets * outputs)
+        """log(1 + e^z) - y z = log(1 + e^±z): (N,), nats; no cancellation where z is large."""
+        return _sum_examples(jax.nn.softplus(jnp.where(targets > 0, -outputs, outputs)))
 
     def fisher_product(self, outputs: jax.Array, vectors: jax.Array) -> jax.Array:
         """p (1 - p) u."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iw_jax import checks, trees
+from iw_jax import checks, compiler, trees
 from iw_jax.likelihoods import Likelihood
 from iw_jax.trees import PyTree
 
@@ -22,7 +22,9 @@ class Task:
       likelihood: a `Categorical`, `Bernoulli`, `GaussianLikelihood` or one of your own.
       inputs: any pytree of arrays with leading axis N.
       targets: an array with leading axis N.
-      weights: (N,), non-negative; 0 masks an example. None for all ones.
+      weights: (N,), non-negative; 0 masks an example: the network never sees its inputs (they are
+        replaced by another example's, so that no NaN of it can reach a gradient). None for all
+        ones.
 
     Raises:
       ValueError: for N = 0, leading axes that differ, non-finite inputs, weights that are negative
@@ -57,6 +59,12 @@ class Task:
         checks.finite("weights", self.weights)
         if trees.is_concrete(self.weights) and np.min(self.weights) < 0:
             raise ValueError(f"weights must not be negative, got {np.min(self.weights)}")
+        if trees.is_concrete((self.inputs, self.weights)):
+            live = np.asarray(self.weights) > 0
+            if live.any() and not live.all():
+                first = int(np.argmax(live))
+                inputs = jax.tree.map(lambda x: _select(live, x, x[first]), self.inputs)
+                object.__setattr__(self, "inputs", inputs)
 
     @property
     def num_examples(self) -> int:
@@ -75,7 +83,9 @@ def check_task(task: Task, params: PyTree) -> None:
       ValueError: for parameters that the network does not take, outputs that are no array with
         leading axis N, parameters that are not finite, targets out of range.
       TypeError: for targets of the wrong type.
+      RuntimeError: if the compiler is known to compute wrong numbers; see `iw_jax.compiler`.
     """
+    compiler.require_sound()
     checks.finite("params", params)
     two = jax.tree.map(lambda x: x[:2], task.inputs)  # shapes do not depend on how many there are
     try:
@@ -158,10 +168,17 @@ def nll(task: Task, params: PyTree, *, batch_size: int | None = None) -> jax.Arr
     """
 
     def loss(chunk: Task) -> jax.Array:
-        nats = chunk.likelihood.nll(chunk.apply_fn(params, chunk.inputs), chunk.targets)
-        return jnp.sum(jnp.where(chunk.weights > 0, chunk.weights * nats, 0))
+        live = chunk.weights > 0  # outputs of the others may be inf or NaN: their nll must not be
+        outputs = _select(live, chunk.apply_fn(params, chunk.inputs), 0)
+        nats = chunk.likelihood.nll(outputs, chunk.targets)
+        return jnp.sum(jnp.where(live, chunk.weights * nats, 0))
 
     return sum_over_examples(loss, task, batch_size)
+
+
+def _select(live: Any, x: Any, other: Any) -> jax.Array:
+    """`x` where an example is live, else `other`."""
+    return jnp.where(live.reshape(-1, *(1,) * (x.ndim - 1)), x, other)
 
 
 def _shapes(tree: PyTree) -> str:

@@ -31,8 +31,14 @@ class IsotropicGaussian:
         """Takes the standard deviation itself: scale > 0, one or a pytree prefix of the weights."""
         checks.positive("scale", scale)
         checks.finite("mean", mean)
+        shapes = {jnp.shape(s) for s in jax.tree.leaves(scale)} - {()}
+        if shapes:
+            raise ValueError(
+                "scale must be one number or one a layer (DiagonalGaussian has one a weight), got "
+                f"an array of shape {shapes.pop()}"
+            )
         object.__setattr__(self, "log_scale", jax.tree.map(_log, scale))
-        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "mean", jax.tree.map(floating, mean))
 
     @property
     def scale(self) -> PyTree:
@@ -41,7 +47,8 @@ class IsotropicGaussian:
 
     def full_log_scale(self, like: PyTree) -> PyTree:
         """log standard deviation of every tensor of `like`: scalars in its structure."""
-        return trees.broadcast_prefix("scale", self.log_scale, like)
+        full = trees.broadcast_prefix("scale", self.log_scale, like)
+        return jax.tree.map(lambda s, w: jnp.asarray(s, w.dtype), full, like)
 
     def full_mean(self, like: PyTree) -> PyTree:
         """Mean of every weight of `like`."""
@@ -84,14 +91,17 @@ class IsotropicGaussian:
 
     def _matching(self, prior: Any) -> PyTree:
         """The prior's log scale in this code's own structure."""
+        require_gaussian(prior)
         try:
-            return jax.tree.broadcast(prior.log_scale, self.log_scale)
+            matching = jax.tree.broadcast(prior.log_scale, self.log_scale)
+            checks.same_structure("scale", self.log_scale, "the prior's", matching)
         except ValueError as error:
             raise ValueError(
                 "an IsotropicGaussian code must have one scale for each scale of its prior, got "
-                f"{jax.tree.structure(self.log_scale)} for {jax.tree.structure(prior.log_scale)}; "
+                f"{_shapes(self.log_scale)} for {_shapes(prior.log_scale)}; "
                 "give scale the structure of the prior's"
             ) from error
+        return jax.tree.map(lambda s, t: jnp.asarray(t, s.dtype), self.log_scale, matching)
 
 
 @trees.record
@@ -114,13 +124,9 @@ class DiagonalGaussian:
         """Takes standard deviations: scale > 0, of the shape of `mean` or a pytree prefix of it."""
         checks.positive("scale", scale)
         checks.finite("mean", mean)
-        full = trees.broadcast_prefix("scale", scale, mean)
-        for m, s in zip(jax.tree.leaves(mean), jax.tree.leaves(full), strict=True):
-            if jnp.shape(s) not in ((), jnp.shape(m)):
-                raise ValueError(
-                    f"scale must have the shapes of mean, got {jnp.shape(s)} for {jnp.shape(m)}"
-                )
-        log_scale = jax.tree.map(lambda m, s: jnp.broadcast_to(_log(s), jnp.shape(m)), mean, full)
+        mean = jax.tree.map(floating, mean)
+        full = full_scale("mean", mean, scale)
+        log_scale = jax.tree.map(jnp.log, full)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "log_scale", log_scale)
 
@@ -153,17 +159,32 @@ class DiagonalGaussian:
 
     def in_units_of(self, prior: Any) -> "DiagonalGaussian":
         """The code of (w - m)/λ."""
-        log_scale = jax.tree.map(jnp.subtract, self.log_scale, prior.full_log_scale(self.mean))
-        return trees.build(
-            DiagonalGaussian, mean=_to_units(self.mean, prior), log_scale=log_scale
-        )
+        log_scale = jax.tree.map(jnp.subtract, self.log_scale, units(prior, self.mean)[1])
+        return trees.build(DiagonalGaussian, mean=_to_units(self.mean, prior), log_scale=log_scale)
 
     def from_units_of(self, prior: Any) -> "DiagonalGaussian":
         """The code of m + λ w."""
-        log_scale = jax.tree.map(jnp.add, self.log_scale, prior.full_log_scale(self.mean))
+        log_scale = jax.tree.map(jnp.add, self.log_scale, units(prior, self.mean)[1])
         return trees.build(
             DiagonalGaussian, mean=_from_units(self.mean, prior), log_scale=log_scale
         )
+
+
+def floating(x: Any) -> jax.Array:
+    """A number or array as a floating-point array, of its own dtype where it is one."""
+    return jnp.asarray(x, dtype=jnp.result_type(x, float))
+
+
+def full_scale(name: str, location: PyTree, scale: PyTree) -> PyTree:
+    """A scale for every weight, of the dtype of `location`, from a pytree prefix of it."""
+    full = trees.broadcast_prefix("scale", scale, location)
+
+    def one(w, s):
+        if jnp.shape(s) not in ((), w.shape):
+            raise ValueError(f"scale must have the shapes of {name}, got {jnp.shape(s)} for {w.shape}")
+        return jnp.broadcast_to(jnp.asarray(s, w.dtype), w.shape)
+
+    return jax.tree.map(one, location, full)
 
 
 def require_gaussian(prior: Any) -> None:
@@ -182,7 +203,11 @@ def units(prior: Any, like: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def _log(scale: Any) -> jax.Array:
-    return jnp.log(jnp.asarray(scale, dtype=jnp.result_type(scale, float)))
+    return jnp.log(floating(scale))
+
+
+def _shapes(tree: PyTree) -> str:
+    return str(jax.tree.map(jnp.shape, tree))
 
 
 def _weights(mean: PyTree, log_scale: PyTree, noise: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """A Gaussian code that knows a few directions in which weights move together."""
 
+import functools
 from typing import Any
 
 import jax
@@ -38,9 +39,9 @@ class LowRankGaussian:
                 f"factor must have one leading axis r >= 1 in all leaves, got {sorted(ranks)}"
             )
         checks.same_structure("factor[0]", jax.tree.map(lambda u: u[0], factor), "mean", mean)
-        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "mean", diagonal.mean)
         object.__setattr__(self, "log_scale", diagonal.log_scale)
-        object.__setattr__(self, "factor", factor)
+        object.__setattr__(self, "factor", jax.tree.map(gaussian.floating, factor))
 
     @property
     def scale(self) -> PyTree:
@@ -76,16 +77,18 @@ class LowRankGaussian:
         The diagonal part's KL + ½ Σ |U_i|²/λ_i² - ½ log det(I_r + U' D^-1 U), D = diag(scale²).
         """
         _, prior_log_scale = gaussian.units(prior, self.mean)
-        diagonal = trees.build(
-            gaussian.DiagonalGaussian, mean=self.mean, log_scale=self.log_scale
-        )
+        diagonal = trees.build(gaussian.DiagonalGaussian, mean=self.mean, log_scale=self.log_scale)
 
         def gram(u, log_scale):
             scaled = (u * jnp.exp(-log_scale)).reshape(self.rank, -1)
             return jnp.matmul(scaled, scaled.T, precision=jax.lax.Precision.HIGHEST)
 
-        own = optax.tree.sum(jax.tree.map(gram, self.factor, self.log_scale))
-        prior_gram = optax.tree.sum(jax.tree.map(gram, self.factor, prior_log_scale))
+        def total(log_scale):  # optax.tree.sum would add up the entries too
+            return functools.reduce(
+                jnp.add, jax.tree.leaves(jax.tree.map(gram, self.factor, log_scale))
+            )
+
+        own, prior_gram = total(self.log_scale), total(prior_log_scale)
         root = jnp.linalg.cholesky(jnp.eye(self.rank, dtype=own.dtype) + own)
         half_log_det = jnp.sum(jnp.log(jnp.diagonal(root)))
         return diagonal.kl(prior) + 0.5 * jnp.trace(prior_gram) - half_log_det
@@ -100,9 +103,7 @@ class LowRankGaussian:
 
     def _map_scales(self, prior: Any, method: str, sign: int) -> "LowRankGaussian":
         _, prior_log_scale = gaussian.units(prior, self.mean)
-        diagonal = trees.build(
-            gaussian.DiagonalGaussian, mean=self.mean, log_scale=self.log_scale
-        )
+        diagonal = trees.build(gaussian.DiagonalGaussian, mean=self.mean, log_scale=self.log_scale)
         moved = getattr(diagonal, method)(prior)
         factor = jax.tree.map(lambda u, s: u * jnp.exp(sign * s), self.factor, prior_log_scale)
         return trees.build(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from iw_jax import checks, task, trees
-from iw_jax.codes import Code
+from iw_jax.codes import Code, DiagonalGaussian, IsotropicGaussian
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
@@ -75,6 +75,8 @@ def information_lagrangian(
     """
     checks.key("key", key)
     checks.positive("beta", beta)
+    if jnp.shape(beta) != ():
+        raise ValueError(f"beta must be one number, got shape {jnp.shape(beta)}; vmap over several")
     check_code(task, code)
     draws = loss_draws(key, task, code, num_samples=num_samples, batch_size=batch_size)
     return Lagrangian.of(draws, code.kl(prior), beta)
@@ -112,14 +114,20 @@ def local_noise(local_apply_fn: Callable[..., jax.Array]) -> LossEstimator:
         from the law that weights N(mean, scale²) give them (`iw_jax.nets.mlp_local`).
 
     Returns:
-      A `LossEstimator` for codes with independent Gaussian weights.
+      A `LossEstimator` for codes with independent Gaussian weights; TypeError for others.
 
     References:
       Kingma, Salimans & Welling, arXiv:1506.02557.
     """
 
     def estimator(key: jax.Array, task: Task, code: Code) -> jax.Array:
-        scale = code.scale  # type: ignore[attr-defined]
+        if not isinstance(code, IsotropicGaussian | DiagonalGaussian):
+            raise TypeError(
+                "local_noise needs a code with independent Gaussian weights (DiagonalGaussian or "
+                f"IsotropicGaussian), got {type(code).__name__}"
+            )
+        log_scale = code.full_log_scale(code.mean)
+        scale = jax.tree.map(lambda m, s: jnp.broadcast_to(jnp.exp(s), m.shape), code.mean, log_scale)
         network = trees.replace(
             task, apply_fn=lambda mean, inputs: local_apply_fn(key, mean, scale, inputs)
         )

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from iw_jax import trees
+from iw_jax import checks, trees
 from iw_jax.codes import Code
 from iw_jax.task import Task
 from iw_jax.weights import lagrangian
@@ -72,6 +73,7 @@ def minimize(
     Raises:
       As `sweep`. Nothing compiles again for another beta, key or code of the same shapes.
     """
+    checks.key("key", key)
     result = sweep(
         key[None],
         task,
@@ -86,5 +88,6 @@ def minimize(
         num_draws=num_draws,
         callback=callback,
     )
-    only = jax.tree.map(lambda x: x[0, 0, 0], (result.lagrangian, result.code, result.prior))
+    everything = result.lagrangian, result.code, result.prior
+    only = jax.tree.map(lambda x: x[0, 0, 0] if jnp.ndim(x) else x, everything)  # a cost has no axes
     return Minimum(*only, beta=beta, history=result.history[:, :, 0, 0, 0])

@@ -175,8 +175,11 @@ def make_sweep(
     checks.optional_at_least("batch_size", batch_size, 1)
     checks.optional_at_least("member_batch", member_batch, 1)
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"optimizer must be an optax transformation, got {type(optimizer).__name__}")
+        raise TypeError(
+            f"optimizer must be an optax transformation, got {type(optimizer).__name__}"
+        )
 
+    round_length = -(-num_steps // min(num_rounds, num_steps))
     seeds, count = keys.size, task.num_examples
     targets = _over_members("targets", targets, task.targets, seeds)
     weights = _over_members("weights", weights, task.weights, seeds)
@@ -196,7 +199,7 @@ def make_sweep(
         optimizer=optimizer,
         estimator=estimator,
         num_steps=num_steps,
-        num_rounds=min(num_rounds, num_steps),
+        num_rounds=-(-num_steps // round_length),  # whole rounds, but for the last: none is empty
         batch_size=None if batch_size is None else min(batch_size, count),
         num_betas=betas.size,
         member_batch=None if member_batch is None or member_batch >= cells else member_batch,
@@ -467,6 +470,8 @@ def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, b
     variables, opt_state, (loss, kl), first_bad = jax.lax.fori_loop(
         0, length, step, (*start, (zero, zero), never)
     )
+    # A bad gradient shows in the next loss; after the last step of the round, here.
+    first_bad = jnp.where(trees.all_finite(variables), first_bad, jnp.minimum(first_bad, length))
     return Member(*variables, opt_state=opt_state), (loss, kl, first_bad)
 
 

@@ -1,0 +1,1 @@
+"""Experiments: one file a figure. `python -m experiments` lists them."""

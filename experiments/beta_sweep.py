@@ -1,0 +1,455 @@
+"""How much information a network keeps in its weights as the price β of a nat goes up.
+
+For real and for random labels, minimises E_Q[loss] + β KL(Q||P) over codes Q of the weights, for a
+grid of prices β and several seeds, all in one compiled program. Small β: the network memorises
+whatever it is shown. Large β: it keeps nothing. Random labels are given up at a far smaller β than
+real ones, since their code is long and pays for nothing else.
+
+Default: digits, 2-layer MLP, under 4 minutes on 2 CPU cores. Papers: Achille, Paolini & Soatto
+(arXiv:1905.12213), Def. 2.1; Achille et al. (arXiv:1904.03292), Fig. 2, which finds the edges of
+Gaussian codes at β of 0.05 to 0.5 for random labels.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iw_jax as iw
+from experiments.common import checks, members, style
+from experiments.common.context import Context
+from iw_jax import data
+
+Rows = Sequence[Mapping[str, Any]]
+KINDS = ("real", "random")
+
+# Four decades; dense where digits change over: random labels near 0.17, real ones near 5.
+DIGITS_BETAS = (
+    *(0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.13, 0.16, 0.2, 0.25),
+    *(0.4, 0.7, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 15.0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(members.TrainingConfig):
+    """What is swept.
+
+    Attributes:
+      dataset: digits, mnist, fashion_mnist or cifar10.
+      num_examples: training examples; 0 for all.
+      betas: prices of a nat, in nats of summed loss; increasing.
+      num_seeds: seeds, which differ in initial weights, noise, minibatches and random labels.
+      num_matvecs: matrix-vector products of the Fisher information, a member.
+      seed: root of all randomness.
+    """
+
+    dataset: str = "digits"
+    num_examples: int = 0
+    betas: tuple[float, ...] = DIGITS_BETAS
+    num_seeds: int = 3
+    num_matvecs: int = 100
+    seed: int = 0
+
+
+PRESETS = {
+    "quick": Config(
+        num_examples=200,
+        betas=(0.001, 0.1, 1.0, 30.0),
+        num_seeds=2,
+        widths=(20,),
+        num_steps=300,
+        batch_size=100,
+        learning_rate=0.05,
+        num_draws=16,
+        num_matvecs=40,
+    ),
+    "default": Config(),
+    "paper": Config(
+        dataset="cifar10",
+        network="small_alexnet",
+        betas=tuple(float(f"{b:.2g}") for b in np.logspace(-3, 2, 26)),
+        num_steps=36_000,
+        batch_size=500,
+        learning_rate=0.005,
+        member_batch=13,
+    ),
+}
+
+
+def load(config: Config, data_dir: Path | None) -> data.Dataset:
+    """The data set, real labels."""
+    count = config.num_examples or None
+    return data.load(config.dataset, data_dir=data_dir, num_examples=count, seed=config.seed)
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each (labels, β, seed)."""
+    net = members.network(config, dataset.num_classes)
+    task = members.task_of(dataset, net)
+    key_seeds, key_accuracy, key_fisher = jax.random.split(jax.random.key(config.seed), 3)
+    seed_keys = jax.random.split(key_seeds, config.num_seeds)
+    targets = labels(config, dataset)
+
+    init = members.initial_code(config, net, task.inputs[:2])
+    result = context.sweep(
+        seed_keys,
+        task,
+        init,
+        betas=np.asarray(config.betas),
+        targets=targets,
+        **members.sweep_options(config),
+    )
+    accuracy_keys = jax.random.split(key_accuracy, config.num_seeds)
+    train = members.accuracies(
+        task.apply_fn, accuracy_keys, result.code, task.inputs, targets, config.num_draws
+    )
+    test_targets = jnp.broadcast_to(
+        dataset.test_targets, (*targets.shape[:2], len(dataset.test_targets))
+    )
+    test_inputs = jnp.asarray(dataset.test_inputs)
+    test = members.accuracies(
+        task.apply_fn, accuracy_keys, result.code, test_inputs, test_targets, config.num_draws
+    )
+    fisher = None
+    if config.code != "log_normal":  # the Fisher code is Gaussian, and needs a Gaussian prior
+        fisher = members.fisher_of_members(
+            key_fisher, task, targets, result, config.num_matvecs, None, context
+        )
+    return _rows(config, dataset, result, train, test, fisher)
+
+
+def labels(config: Config, dataset: data.Dataset) -> jax.Array:
+    """Real and random labels of every seed: (2, S, N)."""
+    real = np.broadcast_to(dataset.train_targets, (config.num_seeds, len(dataset.train_targets)))
+    random = [
+        data.random_labels(config.seed + s, real.shape[1], dataset.num_classes)
+        for s in range(config.num_seeds)
+    ]
+    return jnp.asarray(np.stack([real, np.stack(random)]))
+
+
+def _rows(config, dataset, result, train, test, fisher) -> Rows:
+    number = len(dataset.train_targets)
+    cost = jax.tree.map(np.asarray, result.lagrangian)
+    paired = members.step_stderr(result.loss_draws)
+    (noisy, mean), (test_noisy, test_mean) = jax.tree.map(np.asarray, (train, test))
+    rows = []
+    for t, kind in enumerate(KINDS):
+        for b, beta in enumerate(config.betas):
+            for s in range(config.num_seeds):
+                at = t, b, s
+                nats, lower, upper = fisher[at] if fisher else (np.nan, np.nan, np.nan)
+                rows.append(
+                    {
+                        "labels": kind,
+                        "beta": float(beta),
+                        "seed": s,
+                        "num_examples": number,
+                        "num_classes": dataset.num_classes,
+                        "loss_nats_per_label": float(cost.loss.value[at]) / number,
+                        "loss_stderr_nats_per_label": float(cost.loss.stderr[at]) / number,
+                        "kl_nats": float(cost.kl.value[at]),
+                        "kl_nats_per_label": float(cost.kl.value[at]) / number,
+                        "lagrangian_nats": float(cost.value.value[at]),
+                        "lagrangian_stderr_nats": float(cost.value.stderr[at]),
+                        "loss_nats": float(cost.loss.value[at]),
+                        "loss_step_stderr_nats": float(paired[at]),
+                        "train_accuracy_noisy": float(noisy[at]),
+                        "train_accuracy_mean": float(mean[at]),
+                        "test_accuracy_noisy": float(test_noisy[at]),
+                        "test_accuracy_mean": float(test_mean[at]),
+                        "fisher_nats": nats,
+                        "fisher_lower_nats": lower,
+                        "fisher_upper_nats": upper,
+                    }
+                )
+    return rows
+
+
+# ------------------------------------------------------------------------ what the table says
+
+
+def column(rows: Rows, kind: str, name: str) -> np.ndarray:
+    """One column as (B, S), β increasing."""
+    own = [r for r in rows if r["labels"] == kind]
+    betas = sorted({r["beta"] for r in own})
+    seeds = sorted({r["seed"] for r in own})
+    value = {(r["beta"], r["seed"]): r[name] for r in own}
+    return np.array([[value[b, s] for s in seeds] for b in betas], dtype=float)
+
+
+def critical_beta(rows: Rows, kind: str) -> np.ndarray:
+    """β at which E_Q[L] is half-way from its smallest value to N ln K, one a seed: (S,).
+
+    Interpolated linearly in log β; nan for a seed whose loss never gets there.
+    """
+    beta, loss = column(rows, kind, "beta"), column(rows, kind, "loss_nats_per_label")
+    half = (loss.min(0) + np.log(rows[0]["num_classes"])) / 2
+    crossing = []
+    for s in range(loss.shape[1]):
+        above = np.flatnonzero(loss[:, s] >= half[s])
+        i = above[0] if above.size else 0
+        if i == 0:
+            crossing.append(np.nan)
+            continue
+        (low, high), x = loss[i - 1 : i + 1, s], np.log(beta[i - 1 : i + 1, s])
+        crossing.append(float(np.exp(x[0] + (half[s] - low) / (high - low) * (x[1] - x[0]))))
+    return np.array(crossing)
+
+
+def price(rows: Rows, kind: str) -> np.ndarray:
+    """Nats of code per nat of loss removed, KL / (N ln K - E_Q[L]): (B, S).
+
+    nan where less than a tenth of N ln K has been removed: the ratio of two small numbers.
+    """
+    chance = np.log(rows[0]["num_classes"])
+    removed = chance - column(rows, kind, "loss_nats_per_label")
+    kl = column(rows, kind, "kl_nats_per_label")
+    return np.where(removed > 0.1 * chance, kl / np.where(removed > 0, removed, 1), np.nan)
+
+
+def summarize(rows: Rows, config: Config) -> dict[str, Any]:
+    """Critical β and price of each label kind, with their spread over seeds."""
+    summary: dict[str, Any] = {}
+    for kind in KINDS:
+        critical, cheapest = critical_beta(rows, kind), np.nanmin(price(rows, kind), axis=0)
+        accuracy = column(rows, kind, "train_accuracy_noisy").mean(1)
+        summary[kind] = {
+            "critical_beta": _spread(critical),
+            "lowest_price_nats_per_nat": _spread(cheapest),
+            "train_accuracy_noisy_at_smallest_beta": _round(accuracy[0]),
+            "last_beta_fitted_above_90_percent": _edge(config.betas, accuracy > 0.9, -1),
+            "first_beta_fitted_below_20_percent": _edge(config.betas, accuracy < 0.2, 0),
+            "test_accuracy_mean_at_smallest_beta": _round(
+                column(rows, kind, "test_accuracy_mean")[0].mean()
+            ),
+            "kl_nats_at_smallest_beta": _round(column(rows, kind, "kl_nats")[0].mean()),
+        }
+    ratio = critical_beta(rows, "real") / critical_beta(rows, "random")
+    summary["critical_beta_real_over_random"] = _spread(ratio)
+    return summary
+
+
+def _spread(by_seed: np.ndarray) -> dict[str, float | None]:
+    known = by_seed[np.isfinite(by_seed)]
+    if known.size == 0:
+        return {"mean": None, "lowest": None, "highest": None}
+    return {
+        "mean": _round(known.mean()),
+        "lowest": _round(known.min()),
+        "highest": _round(known.max()),
+    }
+
+
+def _round(value: Any) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _edge(betas: Sequence[float], where: np.ndarray, which: int) -> float | None:
+    found = np.flatnonzero(where)
+    return float(betas[found[which]]) if found.size else None
+
+
+def curves(rows: Rows, config: Config) -> list[checks.Curve]:
+    """The minimised Lagrangian along β, for every label kind and seed."""
+    result = []
+    for kind in KINDS:
+        loss, kl = column(rows, kind, "loss_nats"), column(rows, kind, "kl_nats")
+        beta, stderr = column(rows, kind, "beta"), column(rows, kind, "loss_step_stderr_nats")
+        for s in range(loss.shape[1]):
+            name = f"{kind} labels, seed {s}"
+            arrays = (beta[:, s], loss[:, s], kl[:, s], stderr[:, s])
+            result.append(checks.Curve(name, *arrays, dof=config.num_draws - 1))
+    return result
+
+
+def check(rows: Rows, config: Config) -> list[checks.Check]:
+    """The laws of a β-sweep; and that a random label costs no less than it tells."""
+    lowest = np.nanmin(price(rows, "random"), initial=np.inf)
+    pays = checks.Check(
+        "random labels cost at least one nat of code per nat of loss removed",
+        bool(lowest >= 1),
+        f"the cheapest cost {lowest:.3g}"
+        if lowest >= 1
+        else f"the cheapest cost only {lowest:.3g}: the KL or the loss is wrong, or labels leaked",
+    )
+    return [*checks.check_curves(curves(rows, config)), pays]
+
+
+def table(rows: Rows) -> str:
+    """Means over seeds, one line for each (labels, β)."""
+    lines = [
+        f"{'labels':<7} {'beta':>8} {'E[L]/N':>8} {'KL':>9} {'KL/N':>7} "
+        f"{'Fisher':>9} {'train':>6} {'test':>6}   (nats; accuracy under noise, at the mean)"
+    ]
+    names = ("loss_nats_per_label", "kl_nats", "kl_nats_per_label", "fisher_nats")
+    accuracy = ("train_accuracy_noisy", "test_accuracy_mean")
+    for kind in KINDS:
+        beta = column(rows, kind, "beta")[:, 0]
+        columns = [column(rows, kind, n).mean(1) for n in (*names, *accuracy)]
+        for b, loss, kl, per, fisher, train, test in zip(beta, *columns, strict=True):
+            lines.append(
+                f"{kind:<7} {b:8.3g} {loss:8.4f} {kl:9.1f} {per:7.3f} "
+                f"{fisher:9.1f} {train:6.3f} {test:6.3f}"
+            )
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------- figure
+
+
+def plot(rows: Rows, config: Config) -> Any:
+    """Loss, accuracy and nats against β, and loss against nats."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4))
+    (loss, accuracy), (nats, trade) = axes
+    _plot_loss(loss, rows)
+    _plot_accuracy(accuracy, rows)
+    _plot_nats(nats, rows)
+    _plot_trade(trade, rows)
+    critical = {kind: critical_beta(rows, kind) for kind in KINDS}
+    for axis in (loss, accuracy, nats):
+        axis.set_xscale("log")
+        axis.set_xlabel("β, price of a nat of weights (nats of loss)")
+        axis.axvline(1, color=style.GREY, linestyle=":", linewidth=1)
+        for kind in KINDS:
+            if np.isfinite(critical[kind]).any():
+                axis.axvline(
+                    np.nanmean(critical[kind]),
+                    color=style.KINDS[kind]["color"],
+                    linewidth=0.8,
+                    linestyle=(0, (1, 3)),
+                )
+    for axis, letter in zip(axes.flat, "abcd", strict=True):
+        axis.set_title(f"({letter})", loc="left", fontsize=10)
+    number = int(rows[0]["num_examples"])
+    figure.suptitle(
+        f"Information in the weights: {config.dataset}, N = {number}, {config.network}, "
+        f"{config.code} code; bands: range of {config.num_seeds} seeds",
+        fontsize=11,
+    )
+    return figure
+
+
+def _curve(axis: Any, rows: Rows, kind: str, name: str, **changes: Any) -> None:
+    look = {**style.KINDS[kind], **changes}
+    style.band(axis, column(rows, kind, "beta")[:, 0], column(rows, kind, name), **look)
+
+
+def _plot_loss(axis: Any, rows: Rows) -> None:
+    chance = np.log(rows[0]["num_classes"])
+    for kind in KINDS:
+        _curve(axis, rows, kind, "loss_nats_per_label")
+    axis.axhline(chance, color=style.GREY, linestyle="--", linewidth=1)
+    axis.annotate("ln K", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom")
+    axis.annotate("β = 1", (1, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right")
+    axis.set_ylim(0, 1.12 * chance)
+    axis.set_ylabel("E$_Q$[L] / N  (nats per label)")
+    axis.legend(loc="center left", bbox_to_anchor=(0.0, 0.6))
+
+
+def _plot_accuracy(axis: Any, rows: Rows) -> None:
+    for kind in KINDS:
+        name = style.KINDS[kind]["label"]
+        _curve(axis, rows, kind, "train_accuracy_noisy", label=f"train, {name}")
+    _curve(
+        axis,
+        rows,
+        "real",
+        "test_accuracy_noisy",
+        color=style.GREEN,
+        marker="^",
+        linestyle="--",
+        label="test, real labels",
+    )
+    axis.axhline(1 / rows[0]["num_classes"], color=style.GREY, linestyle="--", linewidth=1)
+    axis.annotate(
+        "chance",
+        (0.01, 1 / rows[0]["num_classes"]),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+    )
+    axis.set_ylim(0, 1.05)
+    axis.set_ylabel("accuracy under weight noise")
+    axis.legend(loc="center left", bbox_to_anchor=(0.0, 0.45))
+
+
+def _plot_nats(axis: Any, rows: Rows) -> None:
+    number = int(rows[0]["num_examples"])
+    for kind in KINDS:
+        _curve(axis, rows, kind, "kl_nats", label=f"KL(Q‖P), {style.KINDS[kind]['label']}")
+        if np.isfinite(column(rows, kind, "fisher_nats")).all():
+            _plot_fisher(axis, rows, kind)
+    axis.axhline(number * np.log(rows[0]["num_classes"]), color=style.GREY, linestyle="--", lw=1)
+    axis.annotate(
+        "N ln K: the labels themselves",
+        (0.99, number * np.log(rows[0]["num_classes"])),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+    )
+    axis.set_yscale("symlog", linthresh=10)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("information in the weights (nats)")
+    bits = axis.secondary_yaxis(
+        "right", functions=(lambda n: n / np.log(2), lambda b: b * np.log(2))
+    )
+    bits.set_ylabel("bits")
+    axis.legend(loc="lower left", fontsize=8)
+
+
+def _plot_fisher(axis: Any, rows: Rows, kind: str) -> None:
+    """Fisher nats at the mean, seed 0, with the 95 % interval."""
+    beta = column(rows, kind, "beta")[:, 0]
+    value, lower, upper = (
+        column(rows, kind, f"fisher_{part}nats")[:, 0] for part in ("", "lower_", "upper_")
+    )
+    axis.errorbar(
+        beta,
+        value,
+        yerr=np.abs(np.stack([value - lower, upper - value])),
+        color=style.KINDS[kind]["color"],
+        marker=style.KINDS[kind]["marker"],
+        markerfacecolor="white",
+        linestyle="--",
+        linewidth=1,
+        capsize=2,
+        label=f"Fisher at the mean, {style.KINDS[kind]['label']}",
+    )
+
+
+def _plot_trade(axis: Any, rows: Rows) -> None:
+    chance = np.log(rows[0]["num_classes"])
+    for kind in KINDS:
+        kl, loss = (
+            column(rows, kind, name) for name in ("kl_nats_per_label", "loss_nats_per_label")
+        )
+        look = dict(style.KINDS[kind])
+        axis.plot(kl.mean(1), loss.mean(1), **look)
+        axis.scatter(kl, loss, color=look["color"], s=6, alpha=0.4, linewidths=0)
+    ideal = np.linspace(0, chance, 50)
+    axis.plot(
+        ideal,
+        chance - ideal,
+        color=style.GREY,
+        linestyle="--",
+        linewidth=1,
+        label="1 nat of code per nat of loss",
+    )
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlim(left=0)
+    axis.set_ylim(0, 1.12 * chance)
+    axis.set_xlabel("KL(Q‖P) / N  (nats per label)")
+    axis.set_ylabel("E$_Q$[L] / N  (nats per label)")
+    axis.legend(loc="upper right")
+
+
+if __name__ == "__main__":
+    from experiments.common import command
+
+    command.main("experiments.beta_sweep")

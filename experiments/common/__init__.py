@@ -1,0 +1,1 @@
+"""What all experiments share: command line, results folders, resume, progress, plot style."""

@@ -1,0 +1,230 @@
+"""Codes to start a sweep from, and what is measured on its members afterwards."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import iw_jax as iw
+from experiments.common.context import Context
+from iw_jax import nets
+from iw_jax.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How the codes of an experiment are minimised; the common part of its Config.
+
+    Attributes:
+      network: mlp, small_alexnet, all_cnn or resnet18.
+      widths: hidden units of the mlp.
+      code: family of Q: one scale a layer, one scale a weight, that plus 8 shared directions, or
+        multiplicative log-normal noise (whose prior is log-uniform, without scales).
+      prior: scale of the Gaussian prior P: learned for each layer, learned for all weights, or
+        fixed at the size of the network's initialisation.
+      initial_noise: the code's first standard deviation, in units of the prior's.
+      num_steps: optimiser steps of every member.
+      batch_size: examples a step.
+      learning_rate: Adam's, in units of the prior; decays to 0 along a cosine.
+      num_draws: weight draws of the evaluation.
+      member_batch: (targets, beta) cells computed at once; 0 for all. Lower it if memory is short.
+    """
+
+    network: str = "mlp"
+    widths: tuple[int, ...] = (100,)
+    code: Literal["isotropic", "diagonal", "low_rank", "log_normal"] = "diagonal"
+    prior: Literal["layer", "global", "fixed"] = "layer"
+    initial_noise: float = 0.1
+    num_steps: int = 3000
+    batch_size: int = 200
+    learning_rate: float = 0.02
+    num_draws: int = 64
+    member_batch: int = 0
+
+
+RANK = 8  # shared directions of the low_rank code
+
+
+def network(config: TrainingConfig, num_classes: int) -> nets.Network:
+    """The network of a config."""
+    if config.network == "mlp":
+        return nets.mlp(num_classes, widths=config.widths)
+    return nets.make(config.network, num_classes)
+
+
+def sweep_options(config: TrainingConfig) -> dict[str, Any]:
+    """The arguments of `iw.sweep` that a config settles."""
+    return {
+        "optimizer": optimizer(config.learning_rate, config.num_steps),
+        "num_steps": config.num_steps,
+        "batch_size": config.batch_size,
+        "learn_prior": config.prior != "fixed" and config.code != "log_normal",
+        "member_batch": config.member_batch or None,
+        "num_draws": config.num_draws,
+    }
+
+
+@functools.cache  # an optimiser is known by identity: the same one must not compile twice
+def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    """Adam with a cosine decay to 0."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+
+def initial_code(
+    config: TrainingConfig, net: nets.Network, inputs: jax.Array
+) -> Callable[[jax.Array], tuple[iw.Code, Any]]:
+    """key -> (code, prior): weights at their initialisation with little noise, and the prior.
+
+    The prior starts at N(0, λ_l²) with λ_l the root mean square of the layer's initial kernel.
+
+    Args:
+      config: family of the code, kind of prior, first noise.
+      net: the network.
+      inputs: a few examples.
+    """
+
+    def init(key: jax.Array) -> tuple[iw.Code, Any]:
+        key_weights, key_factor = jax.random.split(key)
+        params = net.init(key_weights, inputs)
+        if config.code == "log_normal":
+            return iw.LogNormalNoise(params, config.initial_noise), iw.LogUniform()
+        scales = _layer_scales(params)
+        if config.prior == "global":
+            scales = _rms(params)
+        prior = iw.IsotropicGaussian(scales)
+        noise = jax.tree.map(lambda s: config.initial_noise * s, scales)
+        if config.code == "isotropic":
+            return iw.IsotropicGaussian(noise, mean=params), prior
+        if config.code == "diagonal":
+            return iw.DiagonalGaussian(params, noise), prior
+        full = jax.tree.broadcast(noise, params)
+        shape = lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype)  # noqa: E731
+        directions = optax.tree.random_like(key_factor, jax.tree.map(shape, params))
+        factor = jax.tree.map(lambda u, s: 0.1 * s * u, directions, full)
+        return iw.LowRankGaussian(params, noise, factor), prior
+
+    return init
+
+
+def _rms(params: Any) -> jax.Array:
+    squares = jax.tree.map(lambda w: jnp.sum(w**2), params)
+    return jnp.sqrt(optax.tree.sum(squares) / optax.tree.size(params))
+
+
+def _layer_scales(params: Any) -> Any:
+    """One scale for each node that holds tensors: the root mean square of its kernel."""
+    if any(hasattr(child, "shape") for child in params.values()):
+        # Biases and gains start at 0 or 1, which says nothing about the size they will need.
+        return _rms(params.get("kernel", params))
+    return {name: _layer_scales(child) for name, child in params.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def accuracies(
+    apply_fn: Callable, keys: jax.Array, code: Any, inputs: Any, targets: Any, num_draws: int
+) -> tuple[jax.Array, jax.Array]:
+    """Accuracy under weight noise (mean over draws) and at the mean weights, of every member.
+
+    Args:
+      apply_fn: the network.
+      keys: (S,) one a seed.
+      code: leaves (T, B, S, ...).
+      inputs: leading axis N.
+      targets: (T, S, N) labels.
+      num_draws: weight draws.
+
+    Returns:
+      Two arrays (T, B, S), between 0 and 1.
+    """
+
+    def correct(params, labels):
+        return jnp.mean(jnp.argmax(apply_fn(params, inputs), -1) == labels)
+
+    def member(code, labels, key):
+        draw = lambda k: correct(iw.sample(k, code), labels)  # noqa: E731
+        under_noise = jax.lax.map(draw, jax.random.split(key, num_draws)).mean()
+        return under_noise, correct(code.mean, labels)
+
+    seeds = jax.vmap(member)
+
+    def cell(arguments):
+        code, labels = arguments
+        return seeds(code, labels, keys)
+
+    sets, betas = jax.tree.leaves(code)[0].shape[:2]
+    cells = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), code)
+    labels = jnp.repeat(targets, betas, axis=0)
+    results = jax.lax.map(cell, (cells, labels))
+    return jax.tree.map(lambda x: x.reshape(sets, betas, -1), results)
+
+
+def fisher_of_members(
+    key: jax.Array,
+    task: iw.Task,
+    targets: jax.Array,
+    result: iw.SweepResult,
+    num_matvecs: int,
+    batch_size: int | None,
+    context: Context,
+) -> dict[tuple[int, int, int], tuple[float, float, float]]:
+    """`fisher_iw` at the mean of every member, with its own β and prior.
+
+    Args:
+      key: of the probes; the same ones for all members.
+      task: network, likelihood, inputs.
+      targets: (T, S, N).
+      result: of the sweep.
+      num_matvecs: matrix-vector products a member.
+      batch_size: examples a chunk.
+      context: for progress, and to go on where a killed run stopped.
+
+    Returns:
+      (value, lower, upper), nats, by (target set, β, seed).
+    """
+    ledger = context.ledger("fisher")
+    sets, betas, seeds = result.lagrangian.kl.value.shape
+    members = [(t, b, s) for t in range(sets) for b in range(betas) for s in range(seeds)]
+    means = jax.vmap(jax.vmap(jax.vmap(lambda code: code.mean)))(result.code)
+
+    def measure(t: int, b: int, s: int) -> tuple[float, float, float]:
+        params, prior = jax.tree.map(lambda x: x[t, b, s], (means, result.prior))
+        own = iw.Task(task.apply_fn, task.likelihood, task.inputs, targets[t, s], task.weights)
+        information = iw.fisher_iw(
+            own,
+            params,
+            prior,
+            beta=float(result.betas[b]),
+            key=key,
+            num_matvecs=num_matvecs,
+            batch_size=batch_size,
+        )
+        lower, upper = information.nats.interval()
+        return float(information.nats.value), float(lower), float(upper)
+
+    return {
+        member: tuple(ledger.get(str(member), functools.partial(measure, *member)))
+        for member in context.track(members, "fisher")
+    }
+
+
+def step_stderr(loss_draws: Any) -> np.ndarray:
+    """Standard error of loss[b] - loss[b-1], draw by draw: (T, B, S), nats; 0 at b = 0."""
+    draws = np.asarray(loss_draws, np.float64)
+    steps = np.diff(draws, axis=2)
+    stderr = steps.std(0, ddof=1) / np.sqrt(draws.shape[0])
+    return np.concatenate([np.zeros_like(stderr[:, :1]), stderr], axis=1)
+
+
+def task_of(dataset: Dataset, net: nets.Network) -> iw.Task:
+    """The classification task of a data set."""
+    return iw.Task(
+        net.apply_fn,
+        iw.Categorical(),
+        jnp.asarray(dataset.train_inputs),
+        jnp.asarray(dataset.train_targets),
+    )

@@ -1,0 +1,340 @@
+"""Symmetric linear operators on weights, known by their products: Hessian, GGN, Fisher, a user's.
+
+All three curvatures are of the SUMMED loss L_D(w) = Σ_i weight_i nll_i(w), so they grow with N;
+their entries are nats per squared weight.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from iw_jax import checks, trees
+from iw_jax.task import Task, check_task, nll, sum_over_examples
+from iw_jax.trees import PyTree
+
+
+class _Structure(NamedTuple):
+    """Shapes of a weight tree in a hashable form, since an operator's structure is static."""
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+
+
+@trees.record
+class Operator:
+    """A symmetric operator v -> A v on trees of weights; a frozen pytree.
+
+    `A(v)` is one product, `A.block(V)` many in one pass over the data. `A + B`, `2.0 * A`,
+    `A.restrict(layer)` and `A.congruence(scales)` are operators too. The product function is
+    static (compared by identity: define it once), what it is applied with is traced, so one
+    compiled program serves all parameters of the same shapes.
+
+    Attributes:
+      product: static function of a tree (or of a block of trees) and `leaves`.
+      blocked: whether `product` takes a block of trees with a leading axis.
+      structure: static shapes and dtypes of the weights; see `like`.
+      leaves: traced arguments of `product`.
+
+    Raises:
+      TypeError: if `product` is not callable, or a leaf of `like` is not floating-point.
+      ValueError: if `product` does not map trees like `like` to trees like `like`.
+    """
+
+    product: Callable[..., PyTree] = trees.static()
+    blocked: bool = trees.static()
+    structure: _Structure = trees.static()
+    leaves: tuple[Any, ...]
+
+    __array_ufunc__ = None  # lets NumPy scalars leave `scalar * A` to `__rmul__`
+
+    def __init__(self, product: Callable[..., PyTree], *leaves: Any, like: PyTree) -> None:
+        """Takes product(v, *leaves) -> A v, and `like`, weights or their ShapeDtypeStructs."""
+        if not callable(product):
+            raise TypeError(f"product must be a function (v, *leaves) -> tree, got {product!r:.80}")
+        structure = _structure(like)
+        object.__setattr__(self, "product", product)
+        object.__setattr__(self, "blocked", False)
+        object.__setattr__(self, "structure", structure)
+        object.__setattr__(self, "leaves", leaves)
+        image = jax.eval_shape(lambda v, rest: product(v, *rest), self.like, leaves)
+        checks.same_structure("product(v)", image, "like", self.like)
+
+    @property
+    def like(self) -> PyTree:
+        """The weights' structure: a tree of `jax.ShapeDtypeStruct`."""
+        treedef, shapes, dtypes = self.structure
+        return jax.tree.unflatten(treedef, map(jax.ShapeDtypeStruct, shapes, dtypes))
+
+    @property
+    def size(self) -> int:
+        """n, the number of weights."""
+        return sum(math.prod(shape) for shape in self.structure.shapes)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of flat vectors: that of the weights, at least float32."""
+        return jnp.result_type(jnp.float32, *self.structure.dtypes)
+
+    def __call__(self, v: PyTree) -> PyTree:
+        """A v, one product.
+
+        Args:
+          v: a tree like `like`.
+
+        Raises:
+          ValueError: if `v` does not have the structure and shapes of `like`.
+        """
+        checks.same_structure("v", v, "the operator's weights", self.like)
+        image = _apply(self, jax.tree.map(lambda x: jnp.asarray(x)[None], v))
+        return jax.tree.map(lambda x: x[0], image)
+
+    def block(self, V: PyTree) -> PyTree:
+        """A v for many v in one pass over the data.
+
+        Args:
+          V: a tree like `like` with one more leading axis, of the same length P, on every leaf.
+
+        Raises:
+          ValueError: if `V` is not such a tree.
+        """
+        counts = {jnp.shape(x)[:1] for x in jax.tree.leaves(V)}
+        if len(counts) != 1 or () in counts:
+            raise ValueError(
+                "V must have one leading axis of probes on every leaf, got leading axes "
+                f"{sorted(counts)}"
+            )
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.float32), V)
+        checks.same_structure(
+            "V without its leading axis", first, "the operator's weights", self.like
+        )
+        return _apply(self, V)
+
+    def flat_block(self, V: jax.Array) -> jax.Array:
+        """As `block`, for flat vectors.
+
+        Args:
+          V: (P, n), the leaves of the weights one after the other.
+
+        Returns:
+          (P, n), of `dtype`.
+        """
+        treedef, shapes, dtypes = self.structure
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = [
+            part.reshape(-1, *shape).astype(dtype)
+            for part, shape, dtype in zip(jnp.split(V, ends, axis=1), shapes, dtypes, strict=True)
+        ]
+        image = self.block(jax.tree.unflatten(treedef, parts))
+        flat = [x.reshape(V.shape[0], -1).astype(self.dtype) for x in jax.tree.leaves(image)]
+        return jnp.concatenate(flat, axis=1)
+
+    def __add__(self, other: "Operator") -> "Operator":
+        """A + B, both on the same weights."""
+        if not isinstance(other, Operator):
+            return NotImplemented
+        checks.same_structure("B in A + B", other.like, "the weights of A", self.like)
+        return _blocked(_sum, self, other, structure=self.structure)
+
+    def __mul__(self, factor: Any) -> "Operator":
+        """factor * A for a scalar."""
+        if isinstance(factor, Operator) or jnp.ndim(factor) != 0:
+            return NotImplemented
+        return _blocked(_multiple, self, factor, structure=self.structure)
+
+    __rmul__ = __mul__
+
+    def restrict(self, *layer: Any) -> "Operator":
+        """The diagonal block A_ll of one layer, as an operator on that layer's weights alone.
+
+        Blocks overstate the whole: Σ_l log det(I + cA_ll) >= log det(I + cA) (Fischer).
+
+        Args:
+          *layer: keys, indices or attribute names that lead to the layer in the tree of weights,
+            as in `A.restrict("params", "Dense_0")`.
+
+        Raises:
+          ValueError: if there is no such layer.
+        """
+        return _blocked(_Restriction(layer), self, structure=_structure(_select(self.like, layer)))
+
+    def congruence(self, scales: PyTree) -> "Operator":
+        """Λ^½ A Λ^½ for a prior covariance Λ = diag(scales²).
+
+        Args:
+          scales: standard deviations of the prior, positive; one, or a pytree prefix of the
+            weights (one a layer).
+
+        Raises:
+          ValueError: for scales that are not positive and finite, or no prefix of the weights.
+        """
+        checks.positive("scales", scales)
+        full = trees.broadcast_prefix("scales", scales, self.like)
+        return _blocked(_congruence, self, full, structure=self.structure)
+
+
+def ggn(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
+    """The generalised Gauss-Newton matrix G = Σ_i weight_i J_i' Λ_i J_i of the summed loss.
+
+    J_i is the Jacobian of the outputs in the weights, Λ_i the likelihood's Fisher in output space,
+    applied in closed form. Positive semi-definite. The network runs at its own matmul precision.
+
+    Args:
+      task: the task.
+      params: weights at which to linearise.
+      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
+
+    Raises:
+      ValueError: where parameters, network and data do not fit (see `check_task`).
+      TypeError: for weights that are not floating-point, or targets of the wrong type.
+    """
+    checks.optional_at_least("batch_size", batch_size, 1)
+    check_task(task, params)
+    return _blocked(_GaussNewton(batch_size), task, params, structure=_structure(params))
+
+
+def fisher(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
+    """The exact Fisher F = Σ_i weight_i E_{y ~ p_i}[g g'], targets y drawn from the model itself.
+
+    g is the gradient of one example's nll in the weights. The expectation is taken in closed form:
+    every likelihood supplies its output-space Fisher, with which F is the matrix `ggn` applies
+    (arXiv:1905.12213 Sec. 2; not the empirical Fisher, which has the data's targets).
+
+    Args:
+      task: the task.
+      params: weights at which to linearise.
+      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
+
+    Raises:
+      ValueError: where parameters, network and data do not fit (see `check_task`).
+      TypeError: for weights that are not floating-point, or targets of the wrong type.
+    """
+    return ggn(task, params, batch_size=batch_size)
+
+
+def hessian(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
+    """The Hessian of the summed loss, forward-over-reverse; usually indefinite.
+
+    Args:
+      task: the task.
+      params: weights at which to differentiate.
+      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
+
+    Raises:
+      ValueError: where parameters, network and data do not fit (see `check_task`).
+      TypeError: for weights that are not floating-point, or targets of the wrong type.
+    """
+    checks.optional_at_least("batch_size", batch_size, 1)
+    check_task(task, params)
+    return _blocked(_Hessian(batch_size), task, params, structure=_structure(params))
+
+
+# The products below are module-level functions or frozen dataclasses: equal whenever they mean
+# the same, so that two operators of one kind share one compiled program.
+
+
+@dataclass(frozen=True)
+class _GaussNewton:
+    batch_size: int | None
+
+    def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
+        def on_chunk(chunk: Task) -> PyTree:
+            # Linearised once a chunk; the probes share the forward pass and its residuals.
+            outputs, jvp = jax.linearize(lambda p: chunk.apply_fn(p, chunk.inputs), params)
+            vjp = jax.linear_transpose(jvp, params)
+            weights = chunk.weights.reshape(-1, *[1] * (outputs.ndim - 1))
+
+            def product(v: PyTree) -> PyTree:
+                u = chunk.likelihood.fisher_product(outputs, jvp(v))
+                u = jnp.where(weights > 0, weights * u, 0)
+                return vjp(u.astype(outputs.dtype))[0]
+
+            return jax.vmap(product)(V)
+
+        return sum_over_examples(on_chunk, task, self.batch_size)
+
+
+@dataclass(frozen=True)
+class _Hessian:
+    batch_size: int | None
+
+    def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
+        def on_chunk(chunk: Task) -> PyTree:
+            _, product = jax.linearize(jax.grad(lambda p: nll(chunk, p)), params)
+            return jax.vmap(product)(V)
+
+        return sum_over_examples(on_chunk, task, self.batch_size)
+
+
+@dataclass(frozen=True)
+class _Restriction:
+    layer: tuple[Any, ...]
+
+    def __call__(self, V: PyTree, A: Operator) -> PyTree:
+        def select(tree: PyTree) -> PyTree:
+            return _select(tree, self.layer)
+
+        embed = jax.linear_transpose(select, A.like)  # zero outside the layer
+        return select(A.block(jax.vmap(lambda v: embed(v)[0])(V)))
+
+
+def _sum(V: PyTree, A: Operator, B: Operator) -> PyTree:
+    return optax.tree.add(A.block(V), B.block(V))
+
+
+def _multiple(V: PyTree, A: Operator, factor: Any) -> PyTree:
+    return jax.tree.map(lambda x: factor * x, A.block(V))
+
+
+def _congruence(V: PyTree, A: Operator, scales: PyTree) -> PyTree:
+    image = A.block(jax.tree.map(lambda s, x: s * x, scales, V))
+    return jax.tree.map(lambda s, x: s * x, scales, image)
+
+
+@jax.jit
+def _apply(A: Operator, V: PyTree) -> PyTree:
+    V = jax.tree.map(lambda x, s: x.astype(s.dtype), V, A.like)
+    product = A.product if A.blocked else _each(A.product)
+    image = product(V, *A.leaves)
+    return jax.tree.map(lambda x, s: x.astype(s.dtype), image, A.like)
+
+
+def _each(product: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A product of one tree made one of a block of trees."""
+    return lambda V, *leaves: jax.vmap(lambda v: product(v, *leaves))(V)
+
+
+def _blocked(product: Callable[..., PyTree], *leaves: Any, structure: _Structure) -> Operator:
+    return trees.build(Operator, product=product, blocked=True, structure=structure, leaves=leaves)
+
+
+def _structure(like: PyTree) -> _Structure:
+    leaves, treedef = jax.tree.flatten(like)
+    shapes = tuple(jnp.shape(x) for x in leaves)
+    dtypes = tuple(
+        jnp.dtype(x.dtype) if hasattr(x, "dtype") else jnp.result_type(x) for x in leaves
+    )
+    for dtype in dtypes:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"weights must be floating-point arrays, got a leaf of type {dtype}")
+    if sum(map(math.prod, shapes)) == 0:
+        raise ValueError(f"weights must hold at least one number, got {treedef}")
+    return _Structure(treedef, shapes, dtypes)
+
+
+def _select(tree: PyTree, layer: tuple[Any, ...]) -> PyTree:
+    for name in layer:
+        try:
+            tree = tree[name] if hasattr(tree, "__getitem__") else getattr(tree, name)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"layer must lead to a part of the weights, got {layer}: no {name!r} in "
+                f"{jax.tree.structure(tree)}"
+            ) from error
+    return tree

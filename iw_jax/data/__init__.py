@@ -1,0 +1,20 @@
+"""Data sets for the experiments: plain NumPy out, seeded, nothing global.
+
+Importing this package reads no file and imports neither scikit-learn nor TensorFlow Datasets.
+"""
+
+from iw_jax.data.crop import central_crop
+from iw_jax.data.dataset import Dataset
+from iw_jax.data.labels import corrupt_labels, random_labels
+from iw_jax.data.loading import NAMES, load
+from iw_jax.data.subsets import subset
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "central_crop",
+    "corrupt_labels",
+    "load",
+    "random_labels",
+    "subset",
+]

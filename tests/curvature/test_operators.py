@@ -1,0 +1,222 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iw_jax.curvature import Operator, fisher, ggn, hessian, to_dense
+from iw_jax.likelihoods import Bernoulli, Categorical, GaussianLikelihood
+from iw_jax.task import Task, nll
+
+N, DIM, HIDDEN, OUT = 13, 4, 5, 3
+
+
+def mlp(params, x):
+    h = jnp.tanh(x @ params["first"]["w"] + params["first"]["b"])
+    return h @ params["last"]["w"] + params["last"]["b"]
+
+
+def linear(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+MLP = {
+    "first": {"w": normal(1, DIM, HIDDEN), "b": normal(2, HIDDEN)},
+    "last": {"w": normal(3, HIDDEN, OUT), "b": normal(4, OUT)},
+}
+LINEAR = {"w": normal(5, DIM, OUT), "b": normal(6, OUT)}
+WEIGHTS = jnp.array([1.0, 0.0, 2.5, 1.0, 0.3] + [1.0] * (N - 5))
+TARGETS = {
+    Categorical: jax.random.randint(jax.random.key(7), (N,), 0, OUT),
+    Bernoulli: jax.random.bernoulli(jax.random.key(8), 0.5, (N, OUT)).astype(int),
+    GaussianLikelihood: normal(9, N, OUT),
+}
+
+
+def task_of(likelihood, apply_fn=mlp, weights=WEIGHTS):
+    return Task(apply_fn, likelihood, normal(10, N, DIM), TARGETS[type(likelihood)], weights)
+
+
+def flat(params):
+    return jax.flatten_util.ravel_pytree(params)
+
+
+def output_fisher(likelihood, z):
+    """Λ of one example, written out as a matrix."""
+    if isinstance(likelihood, Categorical):
+        p = np.exp(z) / np.exp(z).sum()
+        return np.diag(p) - np.outer(p, p)
+    if isinstance(likelihood, Bernoulli):
+        return np.diag(np.exp(z) / (1 + np.exp(z)) ** 2)
+    return np.eye(OUT) / likelihood.scale**2
+
+
+LIKELIHOODS = [Categorical(), Bernoulli(), GaussianLikelihood(0.7)]
+
+
+@pytest.fixture(params=LIKELIHOODS, ids=lambda x: type(x).__name__)
+def likelihood(request):
+    return request.param
+
+
+@pytest.mark.parametrize("curvature", [ggn, fisher])
+def test_ggn_and_fisher_are_the_dense_jacobian_products(likelihood, curvature):
+    task = task_of(likelihood)
+    w, unravel = flat(MLP)
+    jacobian = np.asarray(jax.jacobian(lambda w: mlp(unravel(w), task.inputs))(w))
+    outputs = np.asarray(mlp(MLP, task.inputs))
+    expected = sum(
+        weight * j.T @ output_fisher(likelihood, z) @ j
+        for weight, j, z in zip(np.asarray(WEIGHTS), jacobian, outputs, strict=True)
+    )
+    np.testing.assert_allclose(to_dense(curvature(task, MLP)), expected, atol=1e-10)
+
+
+def test_fisher_is_the_expectation_over_the_models_own_labels():
+    task = task_of(Categorical())
+    w, unravel = flat(MLP)
+
+    def log_p(w):
+        return jax.nn.log_softmax(mlp(unravel(w), task.inputs))
+
+    p, g = np.exp(log_p(w)), np.asarray(jax.jacobian(log_p)(w))
+    expected = np.einsum("i,iy,iya,iyb->ab", np.asarray(WEIGHTS), p, g, g)
+    np.testing.assert_allclose(to_dense(fisher(task, MLP)), expected, atol=1e-10)
+
+
+def test_hessian_is_jax_hessian(likelihood):
+    task = task_of(likelihood)
+    w, unravel = flat(MLP)
+    expected = jax.hessian(lambda w: nll(task, unravel(w)))(w)
+    np.testing.assert_allclose(to_dense(hessian(task, MLP)), expected, atol=1e-10)
+
+
+def test_hessian_equals_fisher_where_the_model_is_linear_in_its_weights(likelihood):
+    task = task_of(likelihood, linear)
+    for scale in (0.1, 1.0, 4.0):
+        params = jax.tree.map(lambda x, s=scale: s * x, LINEAR)
+        np.testing.assert_allclose(
+            to_dense(hessian(task, params)), to_dense(ggn(task, params)), atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("curvature", [ggn, hessian])
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 50])
+def test_chunks_do_not_change_the_product(curvature, batch_size):
+    task = task_of(Categorical())
+    V = jax.tree.map(lambda x: normal(3, 5, *x.shape), MLP)
+    whole = curvature(task, MLP).block(V)
+    chunked = curvature(task, MLP, batch_size=batch_size).block(V)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), whole, chunked)
+
+
+@pytest.mark.parametrize("curvature", [ggn, hessian])
+def test_a_masked_example_does_not_count(curvature):
+    task = task_of(Categorical())
+    kept = np.flatnonzero(WEIGHTS)
+    without = Task(mlp, Categorical(), task.inputs[kept], task.targets[kept], WEIGHTS[kept])
+    received, expected = (to_dense(curvature(t, MLP)) for t in (task, without))
+    np.testing.assert_allclose(received, expected, atol=1e-12)
+
+
+def test_one_product_is_one_row_of_a_block():
+    A = hessian(task_of(Categorical()), MLP)
+    V = jax.tree.map(lambda x: normal(3, 4, *x.shape), MLP)
+    single = A(jax.tree.map(lambda x: x[2], V))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[2], atol=1e-12), single, A.block(V))
+
+
+def test_probes_do_not_disturb_each_other_at_the_size_of_real_data():
+    # jaxlib 0.10.2 miscompiles some fused sums past 32,768 float32 on CPUs (jax issue 39103).
+    inputs = jax.random.normal(jax.random.key(0), (1500, DIM), jnp.float32)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), MLP)
+    A = ggn(Task(mlp, Categorical(), inputs, jnp.zeros(1500, int)), params)
+    V = jax.random.normal(jax.random.key(1), (12, A.size), jnp.float32)
+    alone = jnp.concatenate([A.flat_block(v[None]) for v in V])
+    np.testing.assert_allclose(A.flat_block(V), alone, rtol=1e-3, atol=1e-2)
+
+
+def test_algebra():
+    A, B = ggn(task_of(Categorical()), MLP), hessian(task_of(Categorical()), MLP)
+    a, b = np.asarray(to_dense(A)), np.asarray(to_dense(B))
+    np.testing.assert_allclose(to_dense(A + B), a + b, atol=1e-12)
+    for factor in (2.0, np.float64(2.0), jnp.asarray(2.0)):
+        np.testing.assert_allclose(to_dense(factor * A), 2 * a, atol=1e-12)
+    scales = {"first": 0.5, "last": {"w": 2.0, "b": 3.0}}
+    full = flat(
+        jax.tree.map(
+            lambda s, x: s * jnp.ones_like(x),
+            {"first": {"w": 0.5, "b": 0.5}, "last": scales["last"]},
+            MLP,
+        )
+    )[0]
+    np.testing.assert_allclose(to_dense(A.congruence(scales)), a * np.outer(full, full), atol=1e-12)
+
+
+def test_restriction_is_the_diagonal_block_of_a_layer():
+    A = ggn(task_of(Categorical()), MLP)
+    layer = (
+        np.asarray(
+            flat(
+                {
+                    "first": jax.tree.map(jnp.zeros_like, MLP["first"]),
+                    "last": jax.tree.map(jnp.ones_like, MLP["last"]),
+                }
+            )[0]
+        )
+        > 0
+    )
+    block = A.restrict("last")
+    assert block.size == layer.sum()
+    np.testing.assert_allclose(to_dense(block), to_dense(A)[np.ix_(layer, layer)], atol=1e-12)
+    assert A.restrict("last", "w").like.shape == (HIDDEN, OUT)
+    with pytest.raises(ValueError, match="layer must lead to a part of the weights"):
+        A.restrict("middle")
+
+
+def test_new_parameters_do_not_trace_the_network_again():
+    traces = []
+
+    def counted(params, x):
+        traces.append(1)
+        return mlp(params, x)
+
+    task = task_of(Categorical())
+    task = Task(counted, task.likelihood, task.inputs, task.targets)
+    v = MLP
+    ggn(task, MLP)(v)
+    products = len(traces)
+    doubled = jax.tree.map(lambda x: 2 * x, MLP)
+    A = ggn(task, doubled)  # its check looks at shapes, and traces once
+    checks = len(traces) - products
+    A(v)
+    assert checks <= 1
+    assert len(traces) == products + checks
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda A: A({"w": jnp.zeros(3)}), "v must have the structure"),
+        (lambda A: A.block(MLP), "V must have one leading axis"),
+        (lambda A: A.block(jax.tree.map(lambda x: x[None, None], MLP)), "V without its leading"),
+        (lambda A: A + Operator(lambda v: v, like=jnp.zeros(3)), "A \\+ B must have the structure"),
+        (lambda A: A.congruence(-1.0), "scales must be positive and finite, got -1.0"),
+        (lambda A: A.congruence({"w": 1.0}), "scales must be one value or a pytree prefix"),
+        (lambda _: Operator(lambda v: v[:1], like=jnp.zeros(3)), "product\\(v\\) must have"),
+        (lambda _: ggn(task_of(Categorical()), MLP, batch_size=0), "batch_size must be"),
+        (lambda _: ggn(task_of(Categorical()), LINEAR), "params must fit apply_fn"),
+    ],
+)
+def test_what_does_not_fit_is_named(call, message):
+    A = ggn(task_of(Categorical()), MLP)
+    with pytest.raises(ValueError, match=message):
+        call(A)
+
+
+def test_integer_weights_are_refused():
+    with pytest.raises(TypeError, match="weights must be floating-point"):
+        Operator(lambda v: v, like=jnp.zeros(3, int))
