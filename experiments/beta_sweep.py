@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from experiments.common import checks, members, style
+from experiments.common import checks, members, style, tables
 from experiments.common.context import Context
 from iw_jax import data
 
@@ -105,14 +105,19 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     )
     accuracy_keys = jax.random.split(key_accuracy, config.num_seeds)
     train = members.accuracies(
-        task.apply_fn, accuracy_keys, result.code, task.inputs, targets, config.num_draws
+        task.apply_fn, accuracy_keys, result.code, task.inputs, targets, num_draws=config.num_draws
     )
     test_targets = jnp.broadcast_to(
         dataset.test_targets, (*targets.shape[:2], len(dataset.test_targets))
     )
     test_inputs = jnp.asarray(dataset.test_inputs)
     test = members.accuracies(
-        task.apply_fn, accuracy_keys, result.code, test_inputs, test_targets, config.num_draws
+        task.apply_fn,
+        accuracy_keys,
+        result.code,
+        test_inputs,
+        test_targets,
+        num_draws=config.num_draws,
     )
     fisher = None
     if config.code != "log_normal":  # the Fisher code is Gaussian, and needs a Gaussian prior
@@ -133,40 +138,26 @@ def labels(config: Config, dataset: data.Dataset) -> jax.Array:
 
 
 def _rows(config, dataset, result, train, test, fisher) -> Rows:
-    number = len(dataset.train_targets)
-    cost = jax.tree.map(np.asarray, result.lagrangian)
-    paired = members.step_stderr(result.loss_draws)
+    costs = members.cost_columns(result, [len(dataset.train_targets)] * len(KINDS))
     (noisy, mean), (test_noisy, test_mean) = jax.tree.map(np.asarray, (train, test))
+    unknown = (float("nan"),) * 3
     rows = []
-    for t, kind in enumerate(KINDS):
-        for b, beta in enumerate(config.betas):
-            for s in range(config.num_seeds):
-                at = t, b, s
-                nats, lower, upper = fisher[at] if fisher else (np.nan, np.nan, np.nan)
-                rows.append(
-                    {
-                        "labels": kind,
-                        "beta": float(beta),
-                        "seed": s,
-                        "num_examples": number,
-                        "num_classes": dataset.num_classes,
-                        "loss_nats_per_label": float(cost.loss.value[at]) / number,
-                        "loss_stderr_nats_per_label": float(cost.loss.stderr[at]) / number,
-                        "kl_nats": float(cost.kl.value[at]),
-                        "kl_nats_per_label": float(cost.kl.value[at]) / number,
-                        "lagrangian_nats": float(cost.value.value[at]),
-                        "lagrangian_stderr_nats": float(cost.value.stderr[at]),
-                        "loss_nats": float(cost.loss.value[at]),
-                        "loss_step_stderr_nats": float(paired[at]),
-                        "train_accuracy_noisy": float(noisy[at]),
-                        "train_accuracy_mean": float(mean[at]),
-                        "test_accuracy_noisy": float(test_noisy[at]),
-                        "test_accuracy_mean": float(test_mean[at]),
-                        "fisher_nats": nats,
-                        "fisher_lower_nats": lower,
-                        "fisher_upper_nats": upper,
-                    }
-                )
+    for at in np.ndindex(len(KINDS), len(config.betas), config.num_seeds):
+        nats, lower, upper = fisher[at] if fisher else unknown
+        rows.append(
+            {
+                "labels": KINDS[at[0]],
+                "num_classes": dataset.num_classes,
+                **costs(at),
+                "train_accuracy_noisy": float(noisy[at]),
+                "train_accuracy_mean": float(mean[at]),
+                "test_accuracy_noisy": float(test_noisy[at]),
+                "test_accuracy_mean": float(test_mean[at]),
+                "fisher_nats": nats,
+                "fisher_lower_nats": lower,
+                "fisher_upper_nats": upper,
+            }
+        )
     return rows
 
 
@@ -174,31 +165,15 @@ def _rows(config, dataset, result, train, test, fisher) -> Rows:
 
 
 def column(rows: Rows, kind: str, name: str) -> np.ndarray:
-    """One column as (B, S), β increasing."""
-    own = [r for r in rows if r["labels"] == kind]
-    betas = sorted({r["beta"] for r in own})
-    seeds = sorted({r["seed"] for r in own})
-    value = {(r["beta"], r["seed"]): r[name] for r in own}
-    return np.array([[value[b, s] for s in seeds] for b in betas], dtype=float)
+    """One column of a label kind as (B, S), β increasing."""
+    return tables.grid(rows, name, labels=kind)
 
 
 def critical_beta(rows: Rows, kind: str) -> np.ndarray:
-    """β at which E_Q[L] is half-way from its smallest value to N ln K, one a seed: (S,).
-
-    Interpolated linearly in log β; nan for a seed whose loss never gets there.
-    """
+    """β at which E_Q[L] is half-way from its smallest value to N ln K, one a seed: (S,)."""
     beta, loss = column(rows, kind, "beta"), column(rows, kind, "loss_nats_per_label")
-    half = (loss.min(0) + np.log(rows[0]["num_classes"])) / 2
-    crossing = []
-    for s in range(loss.shape[1]):
-        above = np.flatnonzero(loss[:, s] >= half[s])
-        i = above[0] if above.size else 0
-        if i == 0:
-            crossing.append(np.nan)
-            continue
-        (low, high), x = loss[i - 1 : i + 1, s], np.log(beta[i - 1 : i + 1, s])
-        crossing.append(float(np.exp(x[0] + (half[s] - low) / (high - low) * (x[1] - x[0]))))
-    return np.array(crossing)
+    chance = np.log(rows[0]["num_classes"])
+    return np.array([tables.critical_beta(*pair, chance) for pair in zip(beta.T, loss.T)])
 
 
 def price(rows: Rows, kind: str) -> np.ndarray:
@@ -219,34 +194,19 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
         critical, cheapest = critical_beta(rows, kind), np.nanmin(price(rows, kind), axis=0)
         accuracy = column(rows, kind, "train_accuracy_noisy").mean(1)
         summary[kind] = {
-            "critical_beta": _spread(critical),
-            "lowest_price_nats_per_nat": _spread(cheapest),
-            "train_accuracy_noisy_at_smallest_beta": _round(accuracy[0]),
+            "critical_beta": tables.spread(critical),
+            "lowest_price_nats_per_nat": tables.spread(cheapest),
+            "train_accuracy_noisy_at_smallest_beta": tables.rounded(accuracy[0]),
             "last_beta_fitted_above_90_percent": _edge(config.betas, accuracy > 0.9, -1),
             "first_beta_fitted_below_20_percent": _edge(config.betas, accuracy < 0.2, 0),
-            "test_accuracy_mean_at_smallest_beta": _round(
+            "test_accuracy_mean_at_smallest_beta": tables.rounded(
                 column(rows, kind, "test_accuracy_mean")[0].mean()
             ),
-            "kl_nats_at_smallest_beta": _round(column(rows, kind, "kl_nats")[0].mean()),
+            "kl_nats_at_smallest_beta": tables.rounded(column(rows, kind, "kl_nats")[0].mean()),
         }
     ratio = critical_beta(rows, "real") / critical_beta(rows, "random")
-    summary["critical_beta_real_over_random"] = _spread(ratio)
+    summary["critical_beta_real_over_random"] = tables.spread(ratio)
     return summary
-
-
-def _spread(by_seed: np.ndarray) -> dict[str, float | None]:
-    known = by_seed[np.isfinite(by_seed)]
-    if known.size == 0:
-        return {"mean": None, "lowest": None, "highest": None}
-    return {
-        "mean": _round(known.mean()),
-        "lowest": _round(known.min()),
-        "highest": _round(known.max()),
-    }
-
-
-def _round(value: Any) -> float:
-    return float(f"{float(value):.4g}")
 
 
 def _edge(betas: Sequence[float], where: np.ndarray, which: int) -> float | None:

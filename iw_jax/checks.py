@@ -53,7 +53,11 @@ def key(name: str, value: Any, shape: tuple[int, ...] | None = ()) -> None:
 
 def finite(name: str, value: Any) -> None:
     """Raises if a floating-point leaf holds NaN or inf. Traced values pass."""
-    if trees.is_concrete(value) and not bool(trees.all_finite(value)):
+    if not trees.is_concrete(value):
+        return
+    with jax.ensure_compile_time_eval():  # under jit, operations on constants would be traced
+        good = bool(trees.all_finite(value))
+    if not good:
         raise ValueError(f"{name} must be finite, got NaN or inf in it")
 
 

@@ -102,7 +102,8 @@ def combine_independent(estimates: Sequence[Estimate], coefficients: Sequence[An
     # 1/dof = Σ share²/dof_j in shares of the variance, which neither over- nor underflow.
     total = jnp.where(variance > 0, variance, 1.0)
     inverse_dof = sum(
-        ((c * e.stderr) ** 2 / total) ** 2 / e.dof for e, c in zip(estimates, coefficients, strict=True)
+        ((c * e.stderr) ** 2 / total) ** 2 / e.dof
+        for e, c in zip(estimates, coefficients, strict=True)
     )
     dof = jnp.where(jnp.isnan(variance), 0.0, 1 / jnp.asarray(inverse_dof))
     converged = functools.reduce(jnp.logical_and, [e.converged for e in estimates])

@@ -1,6 +1,8 @@
 """The few pytree operations that `jax.tree` and `optax.tree` do not have."""
 
 import dataclasses
+import itertools
+import math
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -37,7 +39,11 @@ def record(cls: type[_T]) -> type[_T]:
         return [getattr(x, name) for name in data], tuple(getattr(x, name) for name in meta)
 
     def unflatten(meta_values, children):
-        return build(cls, **dict(zip(data, children)), **dict(zip(meta, meta_values)))
+        return build(
+            cls,
+            **dict(zip(data, children, strict=True)),
+            **dict(zip(meta, meta_values, strict=True)),
+        )
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
@@ -75,6 +81,23 @@ def broadcast_prefix(name: str, prefix: PyTree, tree: PyTree) -> PyTree:
             f"{name} must be one value or a pytree prefix of the parameters (one value a layer), "
             f"got {jax.tree.structure(prefix)} for parameters {jax.tree.structure(tree)}"
         ) from error
+
+
+def standard_normal(key: jax.Array, like: PyTree) -> PyTree:
+    """Independent N(0, 1) entries, in the structure, shapes and dtypes of `like`.
+
+    One draw, cut into leaves: a generator for every leaf (`optax.tree.random_like`) takes ten times
+    as long to compile for a network of four tensors.
+    """
+    leaves, treedef = jax.tree.flatten(like)
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    flat = jax.random.normal(key, (sum(sizes),), jnp.result_type(*leaves))
+    ends = list(itertools.accumulate(sizes))
+    parts = [
+        flat[end - size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for leaf, size, end in zip(leaves, sizes, ends, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, parts)
 
 
 def is_concrete(tree: PyTree) -> bool:

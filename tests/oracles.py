@@ -3,9 +3,9 @@
 Nothing here uses the estimators of `iw_jax`; tests compare the two.
 """
 
+import itertools
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import integrate, optimize, stats
@@ -54,7 +54,9 @@ def haar_orthogonal(seed, size):
 def gaussian_kl(mean, cov, prior_mean, prior_cov):
     """KL(N(mean, cov) || N(prior_mean, prior_cov)), dense, nats."""
     shift = prior_mean - mean
-    quadratic = np.trace(np.linalg.solve(prior_cov, cov)) + shift @ np.linalg.solve(prior_cov, shift)
+    quadratic = np.trace(np.linalg.solve(prior_cov, cov)) + shift @ np.linalg.solve(
+        prior_cov, shift
+    )
     log_dets = np.linalg.slogdet(prior_cov)[1] - np.linalg.slogdet(cov)[1]
     return 0.5 * (quadratic - len(mean) + log_dets)
 
@@ -104,8 +106,10 @@ class LinearWorld:
         count, variance = len(self.y), self.noise**2
         marginal = beta * variance * np.eye(count) + self.x @ prior_cov @ self.x.T
         log_z = stats.multivariate_normal.logpdf(self.y, self.x @ prior_mean, marginal)
-        log_z += 0.5 * count * (
-            np.log(2 * np.pi * beta * variance) - np.log(2 * np.pi * variance) / beta
+        log_z += (
+            0.5
+            * count
+            * (np.log(2 * np.pi * beta * variance) - np.log(2 * np.pi * variance) / beta)
         )
         return -beta * log_z
 
@@ -137,7 +141,7 @@ def _integrate(function, interval, mu, sigma):
     low, high = interval
     points = [mu + s * sigma for s in (-12, -6, -2, 0, 2, 6, 12)]
     inside = sorted({low, high, *(p for p in points if low < p < high)})
-    pieces = zip(inside[:-1], inside[1:], strict=True)
+    pieces = itertools.pairwise(inside)
     return sum(integrate.quad(function, a, b, epsabs=1e-13, epsrel=1e-12)[0] for a, b in pieces)
 
 
@@ -192,7 +196,9 @@ class DoubleWell:
         """(C_β, mean, scale) of the local minimum downhill from start = (mean, scale)."""
         objective = lambda v: self.cost(v[0], np.exp(v[1]), beta)  # noqa: E731
         found = optimize.minimize(
-            objective, [start[0], np.log(start[1])], method="Nelder-Mead",
+            objective,
+            [start[0], np.log(start[1])],
+            method="Nelder-Mead",
             options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000},
         )
         return found.fun, found.x[0], np.exp(found.x[1])

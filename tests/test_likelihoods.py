@@ -71,7 +71,9 @@ def scores(likelihood, outputs, targets):
 def test_the_output_fisher_is_the_exact_sum_over_classes_of_squared_scores():
     p = special.softmax(np.asarray(OUTPUTS), axis=-1)
     per_class = [scores(iw.Categorical(), OUTPUTS, np.full(N, c)) for c in range(K)]
-    expected = sum(p[:, c, None, None] * g[:, :, None] * g[:, None] for c, g in enumerate(per_class))
+    expected = sum(
+        p[:, c, None, None] * g[:, :, None] * g[:, None] for c, g in enumerate(per_class)
+    )
     blocks = dense(iw.Categorical().fisher_product, OUTPUTS).reshape(N, K, N, K)
     np.testing.assert_allclose(np.einsum("iaib->iab", blocks), expected, atol=1e-14)
 
@@ -104,7 +106,9 @@ def test_root_times_its_transpose_is_the_output_fisher(likelihood, outputs, targ
 def everything(likelihood, outputs, targets):
     value, gradient = jax.value_and_grad(lambda z: likelihood.nll(z, targets).sum())(outputs)
     products = (
-        likelihood.fisher_product, likelihood.root_product, likelihood.root_transpose_product
+        likelihood.fisher_product,
+        likelihood.root_product,
+        likelihood.root_transpose_product,
     )
     return value, gradient, *(product(outputs, jnp.ones_like(outputs)) for product in products)
 

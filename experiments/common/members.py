@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -124,9 +125,16 @@ def _layer_scales(params: Any) -> Any:
     return {name: _layer_scales(child) for name, child in params.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnames=("apply_fn", "num_draws"))
 def accuracies(
-    apply_fn: Callable, keys: jax.Array, code: Any, inputs: Any, targets: Any, num_draws: int
+    apply_fn: Callable,
+    keys: jax.Array,
+    code: Any,
+    inputs: Any,
+    targets: Any,
+    *,
+    num_draws: int,
+    weights: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Accuracy under weight noise (mean over draws) and at the mean weights, of every member.
 
@@ -137,30 +145,61 @@ def accuracies(
       inputs: leading axis N.
       targets: (T, S, N) labels.
       num_draws: weight draws.
+      weights: (T, S, N); examples of weight 0 do not count. None for all ones.
 
     Returns:
       Two arrays (T, B, S), between 0 and 1.
     """
+    weights = jnp.ones(targets.shape) if weights is None else weights
 
-    def correct(params, labels):
-        return jnp.mean(jnp.argmax(apply_fn(params, inputs), -1) == labels)
+    def member(code, labels, weights, key):
+        def accuracy(params):
+            hits = jnp.argmax(apply_fn(params, inputs), -1) == labels
+            return jnp.average(hits, weights=weights)
 
-    def member(code, labels, key):
-        draw = lambda k: correct(iw.sample(k, code), labels)  # noqa: E731
-        under_noise = jax.lax.map(draw, jax.random.split(key, num_draws)).mean()
-        return under_noise, correct(code.mean, labels)
-
-    seeds = jax.vmap(member)
+        noisy = jax.lax.map(
+            lambda k: accuracy(iw.sample(k, code)), jax.random.split(key, num_draws)
+        )
+        return noisy.mean(), accuracy(code.mean)
 
     def cell(arguments):
-        code, labels = arguments
-        return seeds(code, labels, keys)
+        return jax.vmap(member)(*arguments, keys)
 
     sets, betas = jax.tree.leaves(code)[0].shape[:2]
     cells = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), code)
-    labels = jnp.repeat(targets, betas, axis=0)
-    results = jax.lax.map(cell, (cells, labels))
+    repeat = functools.partial(jnp.repeat, repeats=betas, axis=0)
+    results = jax.lax.map(cell, (cells, repeat(targets), repeat(weights)))
     return jax.tree.map(lambda x: x.reshape(sets, betas, -1), results)
+
+
+def cost_columns(result: iw.SweepResult, numbers: Any) -> Callable[[tuple], dict[str, Any]]:
+    """(target set, β, seed) -> what every table says of a member's Lagrangian.
+
+    Args:
+      result: of the sweep.
+      numbers: (T,) examples of each target set.
+    """
+    cost = jax.tree.map(np.asarray, result.lagrangian)
+    paired = step_stderr(result.loss_draws)
+    betas = np.asarray(result.betas)
+
+    def columns(at: tuple[int, int, int]) -> dict[str, Any]:
+        number = int(numbers[at[0]])
+        return {
+            "beta": float(f"{betas[at[1]]:.6g}"),
+            "seed": at[2],
+            "num_examples": number,
+            "loss_nats": float(cost.loss.value[at]),
+            "loss_nats_per_label": float(cost.loss.value[at]) / number,
+            "loss_stderr_nats": float(cost.loss.stderr[at]),
+            "loss_step_stderr_nats": float(paired[at]),
+            "kl_nats": float(cost.kl.value[at]),
+            "kl_nats_per_label": float(cost.kl.value[at]) / number,
+            "lagrangian_nats": float(cost.value.value[at]),
+            "lagrangian_stderr_nats": float(cost.value.stderr[at]),
+        }
+
+    return columns
 
 
 def fisher_of_members(
@@ -194,15 +233,19 @@ def fisher_of_members(
     def measure(t: int, b: int, s: int) -> tuple[float, float, float]:
         params, prior = jax.tree.map(lambda x: x[t, b, s], (means, result.prior))
         own = iw.Task(task.apply_fn, task.likelihood, task.inputs, targets[t, s], task.weights)
-        information = iw.fisher_iw(
-            own,
-            params,
-            prior,
-            beta=float(result.betas[b]),
-            key=key,
-            num_matvecs=num_matvecs,
-            batch_size=batch_size,
-        )
+        try:
+            information = iw.fisher_iw(
+                own,
+                params,
+                prior,
+                beta=float(result.betas[b]),
+                key=key,
+                num_matvecs=num_matvecs,
+                batch_size=batch_size,
+            )
+        except ValueError as error:  # one member must not cost the run all others
+            warnings.warn(f"no Fisher information for member {(t, b, s)}: {error}", stacklevel=2)
+            return float("nan"), float("nan"), float("nan")
         lower, upper = information.nats.interval()
         return float(information.nats.value), float(lower), float(upper)
 

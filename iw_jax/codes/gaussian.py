@@ -59,7 +59,7 @@ class IsotropicGaussian:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return optax.tree.random_like(key, self._centre())
+        return trees.standard_normal(key, self._centre())
 
     def weights(self, noise: PyTree) -> PyTree:
         """mean + scale * noise."""
@@ -147,7 +147,7 @@ class DiagonalGaussian:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return optax.tree.random_like(key, self.mean)
+        return trees.standard_normal(key, self.mean)
 
     def weights(self, noise: PyTree) -> PyTree:
         """mean + scale * noise."""
@@ -181,7 +181,9 @@ def full_scale(name: str, location: PyTree, scale: PyTree) -> PyTree:
 
     def one(w, s):
         if jnp.shape(s) not in ((), w.shape):
-            raise ValueError(f"scale must have the shapes of {name}, got {jnp.shape(s)} for {w.shape}")
+            raise ValueError(
+                f"scale must have the shapes of {name}, got {jnp.shape(s)} for {w.shape}"
+            )
         return jnp.broadcast_to(jnp.asarray(s, w.dtype), w.shape)
 
     return jax.tree.map(one, location, full)

@@ -19,8 +19,8 @@ INTERVAL = (-20.0, 3.0)
 # Without truncation more noise is always cheaper; Achille & Soatto stop its variance at 0.7.
 MAX_VARIANCE = 0.7
 
-# With truncation a scale of many interval lengths is the log-uniform distribution to all digits, and
-# an optimiser would drift on until those digits are gone. At 10 lengths KL - log 2 is below 2e-6.
+# With truncation a scale of many interval lengths is the log-uniform distribution itself, and an
+# optimiser would drift on until no digits are left. At 10 lengths KL - log 2 is below 2e-6.
 MAX_LENGTHS = 10.0
 
 _HALF_LOG_2PI_E = float(0.5 * np.log(2 * np.pi * np.e))
@@ -107,7 +107,7 @@ class LogNormalNoise:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return optax.tree.random_like(key, self.location)
+        return trees.standard_normal(key, self.location)
 
     def weights(self, noise: PyTree) -> PyTree:
         """sign(location) exp(t), t the (truncated) normal's quantile at Φ(noise)."""

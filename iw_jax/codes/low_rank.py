@@ -58,7 +58,7 @@ class LowRankGaussian:
         key_diagonal, key_factor = jax.random.split(key)
         dtype = jax.tree.leaves(self.mean)[0].dtype
         eta = jax.random.normal(key_factor, (self.rank,), dtype)
-        return optax.tree.random_like(key_diagonal, self.mean), eta
+        return trees.standard_normal(key_diagonal, self.mean), eta
 
     def weights(self, noise: PyTree) -> PyTree:
         """Mean + scale * ε + U η."""

@@ -127,7 +127,9 @@ def local_noise(local_apply_fn: Callable[..., jax.Array]) -> LossEstimator:
                 f"IsotropicGaussian), got {type(code).__name__}"
             )
         log_scale = code.full_log_scale(code.mean)
-        scale = jax.tree.map(lambda m, s: jnp.broadcast_to(jnp.exp(s), m.shape), code.mean, log_scale)
+        scale = jax.tree.map(
+            lambda m, s: jnp.broadcast_to(jnp.exp(s), m.shape), code.mean, log_scale
+        )
         network = trees.replace(
             task, apply_fn=lambda mean, inputs: local_apply_fn(key, mean, scale, inputs)
         )

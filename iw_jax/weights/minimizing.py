@@ -89,5 +89,7 @@ def minimize(
         callback=callback,
     )
     everything = result.lagrangian, result.code, result.prior
-    only = jax.tree.map(lambda x: x[0, 0, 0] if jnp.ndim(x) else x, everything)  # a cost has no axes
+    only = jax.tree.map(
+        lambda x: x[0, 0, 0] if jnp.ndim(x) else x, everything
+    )  # a cost has no axes
     return Minimum(*only, beta=beta, history=result.history[:, :, 0, 0, 0])

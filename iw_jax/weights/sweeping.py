@@ -21,7 +21,6 @@ import optax
 
 from iw_jax import checks, task, trees
 from iw_jax.codes import Code, IsotropicGaussian
-from iw_jax.estimates import Estimate
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
 from iw_jax.weights import lagrangian

@@ -7,7 +7,10 @@ import iw_jax as iw
 from tests import oracles
 
 RNG = np.random.default_rng(3)
-MEAN = {"a": {"kernel": RNG.normal(size=(2, 3)), "bias": RNG.normal(size=2)}, "b": RNG.normal(size=3)}
+MEAN = {
+    "a": {"kernel": RNG.normal(size=(2, 3)), "bias": RNG.normal(size=2)},
+    "b": RNG.normal(size=3),
+}
 CENTRE = jax.tree.map(lambda x: x + RNG.normal(size=x.shape), MEAN)
 SCALE = jax.tree.map(lambda x: np.exp(RNG.normal(size=x.shape)), MEAN)
 SIZE = 11
@@ -36,11 +39,13 @@ LAYER_SCALES = np.array([0.5] * 8 + [2.0] * 3)
 CODES = {
     "isotropic": (iw.IsotropicGaussian(0.3, mean=MEAN), 0.09 * np.eye(SIZE)),
     "isotropic per layer": (
-        iw.IsotropicGaussian(PER_LAYER, mean=MEAN), np.diag(LAYER_SCALES**2),
+        iw.IsotropicGaussian(PER_LAYER, mean=MEAN),
+        np.diag(LAYER_SCALES**2),
     ),
     "diagonal": (iw.DiagonalGaussian(MEAN, SCALE), np.diag(flat(SCALE) ** 2)),
     "low rank": (
-        iw.LowRankGaussian(MEAN, SCALE, FACTOR), np.diag(flat(SCALE) ** 2) + FRAME.T @ FRAME,
+        iw.LowRankGaussian(MEAN, SCALE, FACTOR),
+        np.diag(flat(SCALE) ** 2) + FRAME.T @ FRAME,
     ),
 }
 PRIORS = {
@@ -64,7 +69,8 @@ def test_kl_is_that_of_the_dense_gaussians(code, cov, prior, prior_mean, prior_c
 
 
 @pytest.mark.parametrize(
-    "code", [iw.IsotropicGaussian(0.8, mean=CENTRE), iw.DiagonalGaussian(CENTRE, SCALE)],
+    "code",
+    [iw.IsotropicGaussian(0.8, mean=CENTRE), iw.DiagonalGaussian(CENTRE, SCALE)],
     ids=["isotropic", "diagonal"],
 )
 def test_kl_of_the_prior_to_itself_is_zero(code):
@@ -83,7 +89,9 @@ def test_kl_near_the_prior_keeps_its_digits(shift):
 @each_code
 def test_draws_have_the_mean_and_covariance_of_the_code(code, cov):
     count = 20_000
-    draws = jax.jit(jax.vmap(lambda k: iw.sample(k, code)))(jax.random.split(jax.random.key(0), count))
+    draws = jax.jit(jax.vmap(lambda k: iw.sample(k, code)))(
+        jax.random.split(jax.random.key(0), count)
+    )
     w = np.concatenate([np.reshape(x, (count, -1)) for x in jax.tree.leaves(draws)], axis=1)
     centred = w - flat(MEAN)
     assert np.max(np.abs(oracles.z_scores(w, flat(MEAN)))) < 4.5
@@ -98,7 +106,8 @@ def test_a_draw_and_its_mirror_image_average_to_the_mean(code, cov):
     pair = code.weights(noise), code.weights(jax.tree.map(jnp.negative, noise))
     jax.tree.map(
         lambda a, b, m: np.testing.assert_allclose((a + b) / 2, m, rtol=1e-12, atol=1e-12),
-        *pair, MEAN,
+        *pair,
+        MEAN,
     )
 
 
@@ -107,7 +116,9 @@ def test_kl_does_not_depend_on_the_unit(name):
     prior = PRIORS[name][0]
     standard = iw.IsotropicGaussian(1.0)
     for code in (CODES["diagonal"][0], CODES["low rank"][0]):
-        np.testing.assert_allclose(kl(code.in_units_of(prior), standard), kl(code, prior), rtol=1e-11)
+        np.testing.assert_allclose(
+            kl(code.in_units_of(prior), standard), kl(code, prior), rtol=1e-11
+        )
 
 
 def test_kl_of_an_isotropic_code_does_not_depend_on_the_unit():
@@ -176,26 +187,41 @@ CODE = iw.DiagonalGaussian(W, 1.0)
         (lambda: iw.IsotropicGaussian(1.0, mean=W * jnp.nan), ValueError, "mean must be finite"),
         (lambda: iw.IsotropicGaussian(1.0).kl(CODE), ValueError, "mean must be given where an Iso"),
         (lambda: iw.DiagonalGaussian(W, jnp.inf), ValueError, "scale must be positive and finite"),
-        (lambda: iw.DiagonalGaussian(W, np.ones(3)), ValueError, "scale must have the shapes of mean"),
+        (
+            lambda: iw.DiagonalGaussian(W, np.ones(3)),
+            ValueError,
+            "scale must have the shapes of mean",
+        ),
         (lambda: iw.DiagonalGaussian(W, {"a": 1.0}), ValueError, "scale must be one value or a py"),
         (lambda: iw.DiagonalGaussian(W / 0, 1.0), ValueError, "mean must be finite"),
         (lambda: iw.LowRankGaussian(W, 1.0, np.ones((0, 2))), ValueError, "leading axis r >= 1"),
-        (lambda: iw.LowRankGaussian(W, 1.0, np.ones((1, 3))), ValueError, "structure and shapes of me"),
+        (
+            lambda: iw.LowRankGaussian(W, 1.0, np.ones((1, 3))),
+            ValueError,
+            "structure and shapes of me",
+        ),
         (lambda: CODE.kl(iw.LogUniform()), TypeError, "a prior of type LogUniform"),
         (lambda: CODE.in_units_of(iw.LogUniform()), TypeError, "a prior of type LogUniform"),
         (
             lambda: iw.IsotropicGaussian(1.0, mean=W).in_units_of(iw.LogUniform()),
-            TypeError, "a prior of type LogUniform",
+            TypeError,
+            "a prior of type LogUniform",
         ),
         (
             lambda: iw.IsotropicGaussian(1.0, mean=W).in_units_of(CODE),
-            ValueError, "must have one scale for each scale of its prior",
+            ValueError,
+            "must have one scale for each scale of its prior",
         ),
         (
             lambda: CODES["isotropic"][0].in_units_of(PRIORS["per layer"][0]),
-            ValueError, "must have one scale for each scale of its prior",
+            ValueError,
+            "must have one scale for each scale of its prior",
         ),
-        (lambda: CODE.kl(iw.IsotropicGaussian(1.0, mean=np.ones(3))), ValueError, "the prior's mean"),
+        (
+            lambda: CODE.kl(iw.IsotropicGaussian(1.0, mean=np.ones(3))),
+            ValueError,
+            "the prior's mean",
+        ),
         (lambda: CODE.kl(iw.IsotropicGaussian({"a": 1.0})), ValueError, "pytree prefix"),
         (lambda: iw.sample(0, CODE), TypeError, "key must be a typed random key"),
     ],

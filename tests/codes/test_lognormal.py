@@ -83,7 +83,9 @@ def test_the_quantile_is_exact_in_both_tails(mu, dtype):
 def test_the_improper_code_has_the_location_as_its_mean():
     code = iw.LogNormalNoise(jnp.array([2.0, -0.5]), 0.6, interval=None)
     np.testing.assert_array_equal(code.mean, code.location)
-    draws = jax.jit(jax.vmap(lambda k: iw.sample(k, code)))(jax.random.split(jax.random.key(1), 20_000))
+    draws = jax.jit(jax.vmap(lambda k: iw.sample(k, code)))(
+        jax.random.split(jax.random.key(1), 20_000)
+    )
     assert np.max(np.abs(oracles.z_scores(draws, [2.0, -0.5]))) < 4
     variance = (np.asarray(draws) - code.location) ** 2
     expected = np.array([4.0, 0.25]) * np.expm1(0.36)
@@ -144,7 +146,11 @@ CODE = iw.LogNormalNoise(jnp.ones(2), 0.1)
     [
         (lambda: iw.LogNormalNoise(jnp.ones(2), 0.0), ValueError, "scale must be positive"),
         (lambda: iw.LogNormalNoise(jnp.ones(2), 1e3), ValueError, "scale² must stay below 52900"),
-        (lambda: iw.LogNormalNoise(jnp.ones(2), 0.9, None), ValueError, "scale² must stay below 0.7"),
+        (
+            lambda: iw.LogNormalNoise(jnp.ones(2), 0.9, None),
+            ValueError,
+            "scale² must stay below 0.7",
+        ),
         (lambda: iw.LogNormalNoise(jnp.ones(2), np.ones(3)), ValueError, "the shapes of location"),
         (lambda: iw.LogNormalNoise(jnp.ones((2, 3)), np.ones(3)), ValueError, "shapes of location"),
         (lambda: iw.LogNormalNoise(jnp.ones(2) / 0, 0.1), ValueError, "location must be finite"),
@@ -153,7 +159,11 @@ CODE = iw.LogNormalNoise(jnp.ones(2), 0.1)
         (lambda: iw.LogUniform((-np.inf, 0.0)), ValueError, "interval must be"),
         (lambda: CODE.kl(iw.LogUniform((-8.0, 1.0))), ValueError, "must have the same interval"),
         (lambda: CODE.kl(iw.LogUniform(None)), ValueError, "must have the same interval"),
-        (lambda: CODE.kl(iw.IsotropicGaussian(1.0)), TypeError, "a prior of type IsotropicGaussian"),
+        (
+            lambda: CODE.kl(iw.IsotropicGaussian(1.0)),
+            TypeError,
+            "a prior of type IsotropicGaussian",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make, error, message):

@@ -35,7 +35,8 @@ def test_a_minimum_is_the_member_of_a_sweep_with_the_same_key():
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        (found.lagrangian, found.code, found.prior), member,
+        (found.lagrangian, found.code, found.prior),
+        member,
     )
     np.testing.assert_allclose(found.history, result.history[:, :, 0, 0, 0], rtol=1e-9)
 

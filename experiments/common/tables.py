@@ -1,0 +1,59 @@
+"""Reading columns out of a tidy table, and numbers as summaries show them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def grid(
+    rows: Rows, name: str, axes: tuple[str, ...] = ("beta", "seed"), **where: Any
+) -> np.ndarray:
+    """The column `name` of the rows that match `where`, one axis for each of `axes`, increasing."""
+    own = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    values = [sorted({row[axis] for row in own}) for axis in axes]
+    places = [{value: i for i, value in enumerate(each)} for each in values]
+    result = np.full([len(each) for each in values], np.nan)
+    for row in own:
+        result[tuple(place[row[axis]] for place, axis in zip(places, axes, strict=True))] = row[
+            name
+        ]
+    return result
+
+
+def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float) -> float:
+    """β at which the loss is half-way from its smallest value to chance, linear in log β.
+
+    Args:
+      beta: (B,) increasing.
+      loss: (B,) E_Q[L_D]/N, nats.
+      chance: ln K, nats.
+
+    Returns:
+      The crossing; nan if the loss starts above it or never gets there.
+    """
+    half = (loss.min() + chance) / 2
+    above = np.flatnonzero(loss >= half)
+    if not above.size or above[0] == 0:
+        return float("nan")
+    i = above[0]
+    fraction = (half - loss[i - 1]) / (loss[i] - loss[i - 1])
+    return float(np.exp(np.log(beta[i - 1]) + fraction * np.log(beta[i] / beta[i - 1])))
+
+
+def rounded(value: Any) -> float | None:
+    """Four digits; None for what is not known."""
+    return float(f"{float(value):.4g}") if np.isfinite(value) else None
+
+
+def spread(by_seed: np.ndarray) -> dict[str, float | None]:
+    """Mean, lowest and highest over the seeds for which a number is known."""
+    known = by_seed[np.isfinite(by_seed)]
+    if not known.size:
+        return {"mean": None, "lowest": None, "highest": None}
+    return {
+        k: rounded(f(known))
+        for k, f in (("mean", np.mean), ("lowest", np.min), ("highest", np.max))
+    }
