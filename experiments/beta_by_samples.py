@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, members, style, tables
+from experiments.common import checks, members, tables
 from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data
@@ -209,7 +209,7 @@ def table(rows: Rows) -> str:
 
 
 def plot(rows: Rows, config: Config) -> Any:
-    """Heat maps over (β, N): training accuracy for both label kinds, test accuracy for real ones."""
+    """Heat maps over (β, N): training accuracy of both label kinds, test accuracy of real ones."""
     import matplotlib.pyplot as plt
 
     panels = (

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import iw_jax as iw
 from experiments.common import checks, members, style, tables
 from experiments.common.context import Context
 from iw_jax import data
@@ -173,7 +172,9 @@ def critical_beta(rows: Rows, kind: str) -> np.ndarray:
     """β at which E_Q[L] is half-way from its smallest value to N ln K, one a seed: (S,)."""
     beta, loss = column(rows, kind, "beta"), column(rows, kind, "loss_nats_per_label")
     chance = np.log(rows[0]["num_classes"])
-    return np.array([tables.critical_beta(*pair, chance) for pair in zip(beta.T, loss.T)])
+    return np.array(
+        [tables.critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)]
+    )
 
 
 def price(rows: Rows, kind: str) -> np.ndarray:

@@ -3,11 +3,8 @@
 See the README for a start, docs/theory.md for which function holds which formula.
 """
 
-from iw_jax import compiler
-
-compiler.switch_off_faulty_fusion()  # before anything is compiled
-
-from iw_jax.codes import Code as Code  # noqa: E402, I001
+from iw_jax import compiler as compiler
+from iw_jax.codes import Code as Code
 from iw_jax.codes import DiagonalGaussian as DiagonalGaussian
 from iw_jax.codes import IsotropicGaussian as IsotropicGaussian
 from iw_jax.codes import LogNormalNoise as LogNormalNoise

@@ -18,11 +18,11 @@ _FAULTY_RELEASES = ("0.10.2", "0.11.0")
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
 
-def switch_off_faulty_fusion() -> None:
-    """Adds the flag to XLA_FLAGS, unless it is there; XLA reads it when it first compiles."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if importlib.metadata.version("jaxlib") in _FAULTY_RELEASES and _FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}=-reduce".strip()
+# XLA reads its flags when it first compiles, so this must happen on import.
+if importlib.metadata.version("jaxlib") in _FAULTY_RELEASES and _FLAG not in (
+    _flags := os.environ.get("XLA_FLAGS", "")
+):
+    os.environ["XLA_FLAGS"] = f"{_flags} {_FLAG}=-reduce".strip()
 
 
 @functools.cache  # one small compilation a process

@@ -93,7 +93,9 @@ def combine_independent(estimates: Sequence[Estimate], coefficients: Sequence[An
       estimates: what is summed.
       coefficients: one factor for each.
     """
-    lower, upper, variance = 0.0, 0.0, 0.0
+    lower: Any = 0.0
+    upper: Any = 0.0
+    variance: Any = 0.0
     for e, c in zip(estimates, coefficients, strict=True):
         lower = lower + jnp.minimum(c * e.bracket_lower, c * e.bracket_upper)
         upper = upper + jnp.maximum(c * e.bracket_lower, c * e.bracket_upper)

@@ -72,12 +72,15 @@ class Task:
         return jax.tree.leaves(self.inputs)[0].shape[0]
 
 
-def check_task(task: Task, params: PyTree) -> None:
+def check_task(task: Task, params: PyTree) -> tuple[int, ...]:
     """Raises, before anything is compiled, where parameters, network and data do not fit.
 
     Args:
       task: the task.
       params: parameters of its network.
+
+    Returns:
+      The shape (N, ...) of the network's outputs.
 
     Raises:
       ValueError: for parameters that the network does not take, outputs that are no array with
@@ -102,7 +105,9 @@ def check_task(task: Task, params: PyTree) -> None:
             "apply_fn must return one array with the examples on its leading axis, got "
             f"{_shapes(outputs)} for {count} examples"
         )
-    task.likelihood.check((task.num_examples, *outputs.shape[1:]), task.targets)
+    shape = (task.num_examples, *outputs.shape[1:])
+    task.likelihood.check(shape, task.targets)
+    return shape
 
 
 def take(task: Task, indices: jax.Array, factor: Any = 1.0) -> Task:

@@ -92,6 +92,8 @@ def standard_normal(key: jax.Array, like: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     flat = jax.random.normal(key, (sum(sizes),), jnp.result_type(*leaves))
+    # Else the compiler repeats the transformation to normal in every place that reads a leaf.
+    flat = jax.lax.optimization_barrier(flat)
     ends = list(itertools.accumulate(sizes))
     parts = [
         flat[end - size : end].reshape(leaf.shape).astype(leaf.dtype)

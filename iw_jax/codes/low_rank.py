@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from iw_jax import checks, trees
 from iw_jax.codes import gaussian

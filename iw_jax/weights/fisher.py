@@ -102,7 +102,7 @@ def fisher_iw(
     if not isinstance(prior, IsotropicGaussian):
         raise TypeError(
             "prior must be an IsotropicGaussian (one scale, or one a layer), got "
-            f"{type(prior).__name__}; other priors have no closed form here, see variational_iw"
+            f"{type(prior).__name__}; `minimize` measures codes under other priors"
         )
     log_scale = prior.full_log_scale(params)
     operator = curvature(task, params, batch_size=batch_size)

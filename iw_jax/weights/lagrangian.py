@@ -102,7 +102,8 @@ def antithetic_noise(key: jax.Array, task: Task, code: Code) -> jax.Array:
     """The mean of L_D at a draw and at its mirror image: odd orders in the noise cancel; nats."""
     noise = code.noise(key)
     mirrored = jax.tree.map(jnp.negative, noise)
-    return 0.5 * sum(_nll(task, code.weights(n), None) for n in (noise, mirrored))
+    pair = _nll(task, code.weights(noise), None), _nll(task, code.weights(mirrored), None)
+    return 0.5 * (pair[0] + pair[1])
 
 
 @functools.cache  # the same network gives the same function, so that nothing compiles twice
@@ -138,10 +139,10 @@ def local_noise(local_apply_fn: Callable[..., jax.Array]) -> LossEstimator:
     return estimator
 
 
-def check_code(where: Task, code: Code) -> None:
-    """Raises, before anything is compiled, where a code does not fit a task; see `check_task`."""
+def check_code(where: Task, code: Code) -> tuple[int, ...]:
+    """As `check_task`, for a code: before anything is compiled, and the outputs' shape back."""
     checks.finite("code", code)
-    task.check_task(where, code.mean)
+    return task.check_task(where, code.mean)
 
 
 def _nll(where: Task, params: PyTree, batch_size: int | None) -> jax.Array:

@@ -70,8 +70,13 @@ def minimize(
     Returns:
       A `Minimum`; its `lagrangian.kl` is the information in the weights for (P, family of Q, β).
 
+    Nothing compiles again for another beta, key or code of the same shapes.
+
     Raises:
-      As `sweep`. Nothing compiles again for another beta, key or code of the same shapes.
+      ValueError: for arguments out of range, a code that does not fit the network, labels out of
+        range; before anything is compiled.
+      TypeError: for a key, prior, optimizer or labels of the wrong type.
+      Diverged: when a loss becomes NaN or infinite; its `state` is the last good one.
     """
     checks.key("key", key)
     result = sweep(
@@ -89,7 +94,8 @@ def minimize(
         callback=callback,
     )
     everything = result.lagrangian, result.code, result.prior
-    only = jax.tree.map(
-        lambda x: x[0, 0, 0] if jnp.ndim(x) else x, everything
-    )  # a cost has no axes
-    return Minimum(*only, beta=beta, history=result.history[:, :, 0, 0, 0])
+    cost, best, own_prior = jax.tree.map(
+        lambda x: x[0, 0, 0] if jnp.ndim(x) else x,  # the count of draws has no axes
+        everything,
+    )
+    return Minimum(cost, best, own_prior, beta=beta, history=result.history[:, :, 0, 0, 0])

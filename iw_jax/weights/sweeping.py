@@ -27,7 +27,7 @@ from iw_jax.weights import lagrangian
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
 
 # Codes change hands until this fraction of the steps; what follows settles every code on its β.
-EXCHANGE_UNTIL = 0.8
+EXCHANGE_UNTIL = 0.9
 # Weight draws that a comparison of codes rests on; paired, so few are enough.
 EXCHANGE_DRAWS = 4
 
@@ -186,8 +186,8 @@ def make_sweep(
     cells = target_sets * betas.size
 
     codes, priors = jax.vmap(init)(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys))
-    first = jax.tree.map(lambda x: x[0], (codes, priors))
-    _check_members(task, *first, targets, weights, learn_prior)
+    code, prior = jax.tree.map(lambda x: x[0], (codes, priors))
+    _check_members(task, code, prior, targets, weights, learn_prior)
 
     problem = Sweep(
         task=task,
@@ -357,8 +357,9 @@ def _check_members(
         )
     code.kl(prior)  # a pair without a closed form says so
     code.in_units_of(prior)  # so does a code that cannot follow its prior's scales
+    outputs_shape = lagrangian.check_code(task_, code)
     for labels in targets.reshape(-1, *targets.shape[2:]):
-        lagrangian.check_code(trees.replace(task_, targets=labels), code)
+        task_.likelihood.check(outputs_shape, labels)
     checks.finite("weights", weights)
     if jnp.any(weights < 0) or jnp.any(weights.sum(-1) == 0):
         raise ValueError("weights must not be negative, nor all 0 for a member, got some that are")
@@ -367,8 +368,8 @@ def _check_members(
 def _initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
     def member(code, prior):
         log_scale = getattr(prior, "log_scale", None)
-        variables = code.in_units_of(prior), log_scale
-        return Member(*variables, opt_state=problem.optimizer.init(variables))
+        code = code.in_units_of(prior)
+        return Member(code, log_scale, problem.optimizer.init((code, log_scale)))
 
     cells, seeds = problem.betas.size, keys.size
     one_cell = jax.vmap(member)(codes, problem.prior)
@@ -404,7 +405,7 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
     length = jnp.minimum(problem.round_length, problem.num_steps - state.step)
     batches = None
     if problem.batch_size is not None:
-        batches = jax.vmap(functools.partial(_batches, problem))(batch_keys)
+        batches = jax.vmap(functools.partial(_batches, problem, problem.batch_size))(batch_keys)
 
     # Keys and batches carry no cell axis, so noise and inputs are computed once a seed.
     def cell(members, targets, weights, beta):
@@ -427,12 +428,12 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
     return SweepState(step, state.keys, members, history), state.step + first_bad
 
 
-def _batches(problem: Sweep, key: jax.Array) -> jax.Array:
+def _batches(problem: Sweep, batch_size: int, key: jax.Array) -> jax.Array:
     """Indices of the round's minibatches: (round_length, batch_size), whole epochs in a row."""
-    count, needed = problem.task.num_examples, problem.round_length * problem.batch_size
+    count, needed = problem.task.num_examples, problem.round_length * batch_size
     keys = jax.random.split(key, -(-needed // count))
     order = jax.lax.map(lambda k: jax.random.permutation(k, count), keys)
-    return order.reshape(-1)[:needed].reshape(problem.round_length, problem.batch_size)
+    return order.reshape(-1)[:needed].reshape(problem.round_length, batch_size)
 
 
 def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, batches):
@@ -440,7 +441,8 @@ def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, b
     data = trees.replace(problem.task, targets=targets, weights=weights)
 
     def objective(variables, step_key, batch):
-        code, own_prior = _decode(*variables, prior)
+        member_code, log_scale = variables
+        code, own_prior = _decode(member_code, log_scale, prior)
         loss = problem.estimator(step_key, batch, code)
         kl = code.kl(own_prior)
         return (loss + beta * kl) / data.num_examples, (loss, kl)
@@ -449,7 +451,7 @@ def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, b
         variables, opt_state, sums, first_bad = carry
         batch = data
         if batches is not None:
-            batch = task.take(data, batches[i], data.num_examples / problem.batch_size)
+            batch = task.take(data, batches[i], data.num_examples / batches.shape[1])
         step_key = jax.random.fold_in(key, i)
         gradient, (loss, kl) = jax.grad(objective, has_aux=True)(variables, step_key, batch)
         if not problem.learn_prior:
@@ -471,7 +473,8 @@ def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, b
     )
     # A bad gradient shows in the next loss; after the last step of the round, here.
     first_bad = jnp.where(trees.all_finite(variables), first_bad, jnp.minimum(first_bad, length))
-    return Member(*variables, opt_state=opt_state), (loss, kl, first_bad)
+    code, log_scale = variables
+    return Member(code, log_scale, opt_state), (loss, kl, first_bad)
 
 
 # --------------------------------------------------------------------- exchange, evaluation
