@@ -43,6 +43,12 @@ class Config(members.TrainingConfig):
     num_seeds: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("numbers", "betas"):  # a map has two sides
+            if len(getattr(self, name)) < 2:
+                raise ValueError(f"{name} must be at least two, got {getattr(self, name)}")
+
 
 PRESETS = {
     "quick": Config(
@@ -71,8 +77,6 @@ PRESETS = {
 
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, as many examples as the largest number asks for."""
-    if not config.numbers or min(config.numbers) < 1:
-        raise ValueError(f"numbers must be positive, got {config.numbers}")
     return data.load(
         config.dataset, data_dir=data_dir, num_examples=max(config.numbers), seed=config.seed
     )
@@ -94,41 +98,23 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         weights=weights,
         **members.sweep_options(config),
     )
-    keys = jax.random.split(key_accuracy, config.num_seeds)
-    noisy, mean = members.accuracies(
+    accuracies = members.accuracies(
         task.apply_fn,
-        keys,
+        jax.random.split(key_accuracy, config.num_seeds),
         result.code,
-        task.inputs,
-        targets,
+        (task.inputs, targets),
+        (dataset.test_inputs, dataset.test_targets),
         num_draws=config.num_draws,
         weights=weights,
     )
-    test_targets = jnp.broadcast_to(
-        dataset.test_targets, (*targets.shape[:2], len(dataset.test_targets))
-    )
-    test_noisy, test_mean = members.accuracies(
-        task.apply_fn,
-        keys,
-        result.code,
-        jnp.asarray(dataset.test_inputs),
-        test_targets,
-        num_draws=config.num_draws,
-    )
-    measured = jax.tree.map(np.asarray, (noisy, mean, test_noisy, test_mean))
-    names = (
-        "train_accuracy_noisy",
-        "train_accuracy_mean",
-        "test_accuracy_noisy",
-        "test_accuracy_mean",
-    )
+    accuracies = {name: np.asarray(values) for name, values in accuracies.items()}
     costs = members.cost_columns(result, config.numbers * len(KINDS))
     return [
         {
             "labels": KINDS[at[0] // len(config.numbers)],
             "num_classes": dataset.num_classes,
             **costs(at),
-            **{name: float(values[at]) for name, values in zip(names, measured, strict=True)},
+            **{name: float(values[at]) for name, values in accuracies.items()},
         }
         for at in np.ndindex(targets.shape[0], len(config.betas), config.num_seeds)
     ]
@@ -223,7 +209,7 @@ def plot(rows: Rows, config: Config) -> Any:
         mesh = axis.pcolormesh(
             _edges(config.betas), _edges(config.numbers), image, cmap="cividis", vmin=0, vmax=1
         )
-        line = [np.nanmean(critical(rows, kind, n)) for n in config.numbers]
+        line = [tables.mean_known(critical(rows, kind, n)) for n in config.numbers]
         axis.plot(
             line,
             config.numbers,

@@ -26,10 +26,10 @@ from iw_jax import data
 Rows = Sequence[Mapping[str, Any]]
 KINDS = ("real", "random")
 
-# Four decades; dense where digits change over: random labels near 0.17, real ones near 5.
+# Four decades; dense where digits change over: random labels near 0.14, real ones near 4.5.
 DIGITS_BETAS = (
-    *(0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.13, 0.16, 0.2, 0.25),
-    *(0.4, 0.7, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 15.0),
+    *(0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.12, 0.14, 0.16, 0.2),
+    *(0.4, 1.0, 2.0, 3.0, 4.0, 4.5, 5.0, 5.5, 6.0, 15.0),
 )
 
 
@@ -103,19 +103,12 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         **members.sweep_options(config),
     )
     accuracy_keys = jax.random.split(key_accuracy, config.num_seeds)
-    train = members.accuracies(
-        task.apply_fn, accuracy_keys, result.code, task.inputs, targets, num_draws=config.num_draws
-    )
-    test_targets = jnp.broadcast_to(
-        dataset.test_targets, (*targets.shape[:2], len(dataset.test_targets))
-    )
-    test_inputs = jnp.asarray(dataset.test_inputs)
-    test = members.accuracies(
+    accuracies = members.accuracies(
         task.apply_fn,
         accuracy_keys,
         result.code,
-        test_inputs,
-        test_targets,
+        (task.inputs, targets),
+        (dataset.test_inputs, dataset.test_targets),
         num_draws=config.num_draws,
     )
     fisher = None
@@ -123,7 +116,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         fisher = members.fisher_of_members(
             key_fisher, task, targets, result, config.num_matvecs, None, context
         )
-    return _rows(config, dataset, result, train, test, fisher)
+    return _rows(config, dataset, result, accuracies, fisher)
 
 
 def labels(config: Config, dataset: data.Dataset) -> jax.Array:
@@ -136,9 +129,9 @@ def labels(config: Config, dataset: data.Dataset) -> jax.Array:
     return jnp.asarray(np.stack([real, np.stack(random)]))
 
 
-def _rows(config, dataset, result, train, test, fisher) -> Rows:
+def _rows(config, dataset, result, accuracies, fisher) -> Rows:
     costs = members.cost_columns(result, [len(dataset.train_targets)] * len(KINDS))
-    (noisy, mean), (test_noisy, test_mean) = jax.tree.map(np.asarray, (train, test))
+    accuracies = {name: np.asarray(values) for name, values in accuracies.items()}
     unknown = (float("nan"),) * 3
     rows = []
     for at in np.ndindex(len(KINDS), len(config.betas), config.num_seeds):
@@ -148,10 +141,7 @@ def _rows(config, dataset, result, train, test, fisher) -> Rows:
                 "labels": KINDS[at[0]],
                 "num_classes": dataset.num_classes,
                 **costs(at),
-                "train_accuracy_noisy": float(noisy[at]),
-                "train_accuracy_mean": float(mean[at]),
-                "test_accuracy_noisy": float(test_noisy[at]),
-                "test_accuracy_mean": float(test_mean[at]),
+                **{name: float(values[at]) for name, values in accuracies.items()},
                 "fisher_nats": nats,
                 "fisher_lower_nats": lower,
                 "fisher_upper_nats": upper,
@@ -287,7 +277,7 @@ def plot(rows: Rows, config: Config) -> Any:
                     linestyle=(0, (1, 3)),
                 )
     for axis, letter in zip(axes.flat, "abcd", strict=True):
-        axis.set_title(f"({letter})", loc="left", fontsize=10)
+        axis.annotate(f"({letter})", (-0.14, 1.03), xycoords="axes fraction", weight="bold")
     number = int(rows[0]["num_examples"])
     figure.suptitle(
         f"Information in the weights: {config.dataset}, N = {number}, {config.network}, "
@@ -308,10 +298,10 @@ def _plot_loss(axis: Any, rows: Rows) -> None:
         _curve(axis, rows, kind, "loss_nats_per_label")
     axis.axhline(chance, color=style.GREY, linestyle="--", linewidth=1)
     axis.annotate("ln K", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom")
-    axis.annotate("β = 1", (1, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right")
+    axis.annotate("β = 1", (0.95, 0.7), xycoords=("data", "axes fraction"), rotation=90, ha="right")
     axis.set_ylim(0, 1.12 * chance)
     axis.set_ylabel("E$_Q$[L] / N  (nats per label)")
-    axis.legend(loc="center left", bbox_to_anchor=(0.0, 0.6))
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
 
 
 def _plot_accuracy(axis: Any, rows: Rows) -> None:
@@ -337,7 +327,7 @@ def _plot_accuracy(axis: Any, rows: Rows) -> None:
     )
     axis.set_ylim(0, 1.05)
     axis.set_ylabel("accuracy under weight noise")
-    axis.legend(loc="center left", bbox_to_anchor=(0.0, 0.45))
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
 
 def _plot_nats(axis: Any, rows: Rows) -> None:
@@ -358,10 +348,11 @@ def _plot_nats(axis: Any, rows: Rows) -> None:
     axis.set_ylim(bottom=0)
     axis.set_ylabel("information in the weights (nats)")
     bits = axis.secondary_yaxis(
-        "right", functions=(lambda n: n / np.log(2), lambda b: b * np.log(2))
+        "right", functions=(lambda nats: nats / np.log(2), lambda bits: bits * np.log(2))
     )
+    bits.set_yscale("symlog", linthresh=10)
     bits.set_ylabel("bits")
-    axis.legend(loc="lower left", fontsize=8)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
 
 
 def _plot_fisher(axis: Any, rows: Rows, kind: str) -> None:
@@ -390,10 +381,16 @@ def _plot_trade(axis: Any, rows: Rows) -> None:
         kl, loss = (
             column(rows, kind, name) for name in ("kl_nats_per_label", "loss_nats_per_label")
         )
-        look = dict(style.KINDS[kind])
-        axis.plot(kl.mean(1), loss.mean(1), **look)
-        axis.scatter(kl, loss, color=look["color"], s=6, alpha=0.4, linewidths=0)
-    ideal = np.linspace(0, chance, 50)
+        look = style.KINDS[kind]
+        axis.scatter(
+            kl, loss, color=look["color"], marker=look["marker"], s=14, label=look["label"]
+        )
+        # A sweep sees the lower convex hull: straight lines, which a symlog axis bends.
+        order = np.argsort(kl.mean(1))
+        fine = np.linspace(0, len(order) - 1, 50 * len(order))
+        hull = (np.interp(fine, range(len(order)), x.mean(1)[order]) for x in (kl, loss))
+        axis.plot(*hull, color=look["color"], linewidth=1)
+    ideal = np.linspace(0, chance, 200)
     axis.plot(
         ideal,
         chance - ideal,
@@ -407,7 +404,7 @@ def _plot_trade(axis: Any, rows: Rows) -> None:
     axis.set_ylim(0, 1.12 * chance)
     axis.set_xlabel("KL(Q‖P) / N  (nats per label)")
     axis.set_ylabel("E$_Q$[L] / N  (nats per label)")
-    axis.legend(loc="upper right")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Fig. 2 right (there at β = 0.1, about 3 nats a sample more for fully random lab
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ class Config(members.TrainingConfig):
     betas: tuple[float, ...] = (0.01, 0.03, 0.1)
     num_seeds: int = 3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rising = all(a < b for a, b in itertools.pairwise(self.fractions))
+        if len(self.fractions) < 2 or not rising or self.fractions[0] < 0 or self.fractions[-1] > 1:
+            raise ValueError(
+                "fractions must be at least two increasing numbers from 0 to 1, got "
+                f"{self.fractions}"
+            )
 
 
 PRESETS = {
@@ -91,16 +101,17 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         targets=targets,
         **members.sweep_options(config),
     )
-    keys = jax.random.split(key_accuracy, config.num_seeds)
-    test_targets = jnp.broadcast_to(
-        dataset.test_targets, (*targets.shape[:2], len(dataset.test_targets))
+    accuracies = members.accuracies(
+        task.apply_fn,
+        jax.random.split(key_accuracy, config.num_seeds),
+        result.code,
+        (task.inputs, targets),
+        (dataset.test_inputs, dataset.test_targets),
+        num_draws=config.num_draws,
     )
-    pairs = (task.inputs, targets), (jnp.asarray(dataset.test_inputs), test_targets)
-    (train, _), (_, test) = (
-        members.accuracies(task.apply_fn, keys, result.code, *pair, num_draws=config.num_draws)
-        for pair in pairs
+    train, test = (
+        np.asarray(accuracies[name]) for name in ("train_accuracy_noisy", "test_accuracy_mean")
     )
-    train, test = np.asarray(train), np.asarray(test)
     costs = members.cost_columns(result, [len(dataset.train_targets)] * len(config.fractions))
     return [
         {

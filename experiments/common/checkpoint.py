@@ -34,7 +34,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(path.absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(path.absolute(), options=options)
+        except OSError as error:
+            raise ResultsError(
+                f"no checkpoints can be kept in {path} ({error.strerror or error}); free some "
+                "space, remove what is in the way, or name another folder with --results-dir"
+            ) from error
 
     def restore(self, template: Any) -> Any:
         """The newest state of the template's structure, or the template if none was saved.
@@ -59,6 +65,8 @@ class Checkpoints:
                     f"the newest checkpoint in {self._path} is damaged; going on from step {step}",
                     stacklevel=2,
                 )
+                for damaged in steps[: len(problems)]:  # orbax saves no step before its newest
+                    self._manager.delete(damaged)
             return rebuild(found)
         raise ResultsError(
             f"no checkpoint in {self._path} can be used ({'; '.join(problems)}); it is damaged or "

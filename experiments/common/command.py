@@ -45,15 +45,16 @@ def main(name: str) -> None:
     Args:
       name: `__spec__.name` of the experiment's module.
     """
+    plain_warnings()
     module = importlib.import_module(name)
     try:
         config, options, preset = parse(module, sys.argv[1:])
         folder = execute(module, config, options, preset=preset)
+        report(module, folder)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")
     except _EXPECTED as error:
         sys.exit(f"\nerror: {error}")
-    report(module, folder)
 
 
 def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:

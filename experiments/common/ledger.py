@@ -1,9 +1,12 @@
 """Finished pieces of a long stage, one line each, so that a killed run does not repeat them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from experiments.common.results import ResultsError
 
 
 class Ledger:
@@ -17,24 +20,32 @@ class Ledger:
         self._path = path
         self._values: dict[str, Any] = {}
         if path.exists():
-            kept = b""
-            for line in path.read_bytes().splitlines(keepends=True):
+            kept = 0
+            content = path.read_bytes()
+            for line in content.splitlines(keepends=True):
                 try:
                     key, value = json.loads(line)
-                except ValueError:
+                except (ValueError, TypeError):
                     break
                 if not line.endswith(b"\n"):
                     break
                 self._values[key] = value
-                kept += line
-            path.write_bytes(kept)
+                kept += len(line)
+            if kept < len(content):
+                os.truncate(path, kept)  # whole lines stay where they are
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The value of `key`, computed only if no earlier run did; JSON keeps floats exactly."""
         if key not in self._values:
             value = compute()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a") as file:
-                file.write(json.dumps([key, value]) + "\n")
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._path, "a") as file:
+                    file.write(json.dumps([key, value]) + "\n")
+            except OSError as error:
+                raise ResultsError(
+                    f"{self._path} could not be written ({error.strerror or error}); what was "
+                    "computed so far is kept: make room, then give the same command again"
+                ) from error
             self._values[key] = value
         return self._values[key]

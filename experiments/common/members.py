@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
@@ -47,6 +48,49 @@ class TrainingConfig:
     num_draws: int = 64
     member_batch: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that no run could use, before anything is loaded."""
+        from iw_jax import data
+
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _LEAST:
+                least = _LEAST[field.name]
+                _require(value >= least, field.name, f"an integer of at least {least}", value)
+            elif field.name in ("initial_noise", "learning_rate"):
+                _require(_positive(value), field.name, "positive and finite", value)
+            elif field.name in ("betas", "numbers"):
+                rising = all(a < b for a, b in itertools.pairwise(value))
+                good = len(value) > 0 and rising and all(map(_positive, value))
+                _require(good, field.name, "positive, finite and increasing", value)
+        _require(all(w >= 1 for w in self.widths), "widths", "at least 1 each", self.widths)
+        _require(self.seed < 2**31, "seed", "below 2**31", self.seed)
+        for name, known in (("network", nets.NAMES), ("dataset", data.NAMES)):
+            value = getattr(self, name)
+            _require(value in known, name, f"one of {', '.join(known)}", value)
+
+
+# The smallest value that each whole number of a config may have.
+_LEAST = {
+    "num_steps": 1,
+    "batch_size": 1,
+    "num_draws": 2,
+    "member_batch": 0,
+    "num_examples": 0,
+    "num_seeds": 1,
+    "num_matvecs": 1,
+    "seed": 0,
+}
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _require(condition: bool, name: str, allowed: str, given: Any) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {allowed}, got {given!r}")
+
 
 RANK = 8  # shared directions of the low_rank code
 
@@ -89,6 +133,7 @@ def initial_code(
       inputs: a few examples.
     """
 
+    @jax.jit  # one small program instead of some thirty
     def init(key: jax.Array) -> tuple[iw.Code, Any]:
         key_weights, key_factor = jax.random.split(key)
         params = net.init(key_weights, inputs)
@@ -130,37 +175,44 @@ def accuracies(
     apply_fn: Callable,
     keys: jax.Array,
     code: Any,
-    inputs: Any,
-    targets: Any,
+    train: tuple[Any, jax.Array],
+    test: tuple[Any, jax.Array],
     *,
     num_draws: int,
     weights: Any = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> dict[str, jax.Array]:
     """Accuracy under weight noise (mean over draws) and at the mean weights, of every member.
 
     Args:
       apply_fn: the network.
       keys: (S,) one a seed.
       code: leaves (T, B, S, ...).
-      inputs: leading axis N.
-      targets: (T, S, N) labels.
+      train: inputs of leading axis N; (T, S, N) labels.
+      test: inputs of leading axis M; (M,) labels.
       num_draws: weight draws.
-      weights: (T, S, N); examples of weight 0 do not count. None for all ones.
+      weights: (T, S, N); training examples of weight 0 do not count. None for all ones.
 
     Returns:
-      Two arrays (T, B, S), between 0 and 1.
+      (T, B, S) each, between 0 and 1, by the name of the table's column.
     """
+    (train_inputs, targets), (test_inputs, test_targets) = train, test
     weights = jnp.ones(targets.shape) if weights is None else weights
 
     def member(code, labels, weights, key):
         def accuracy(params):
-            hits = jnp.argmax(apply_fn(params, inputs), -1) == labels
-            return jnp.average(hits, weights=weights)
+            hits = jnp.argmax(apply_fn(params, train_inputs), -1) == labels
+            test_hits = jnp.argmax(apply_fn(params, test_inputs), -1) == test_targets
+            return jnp.average(hits, weights=weights), test_hits.mean()
 
-        noisy = jax.lax.map(
-            lambda k: accuracy(iw.sample(k, code)), jax.random.split(key, num_draws)
-        )
-        return noisy.mean(), accuracy(code.mean)
+        draws = jax.random.split(key, num_draws)
+        train, test = jax.lax.map(lambda k: accuracy(iw.sample(k, code)), draws)
+        train_mean, test_mean = accuracy(code.mean)
+        return {
+            "train_accuracy_noisy": train.mean(),
+            "train_accuracy_mean": train_mean,
+            "test_accuracy_noisy": test.mean(),
+            "test_accuracy_mean": test_mean,
+        }
 
     def cell(arguments):
         return jax.vmap(member)(*arguments, keys)
@@ -228,11 +280,15 @@ def fisher_of_members(
     ledger = context.ledger("fisher")
     sets, betas, seeds = result.lagrangian.kl.value.shape
     members = [(t, b, s) for t in range(sets) for b in range(betas) for s in range(seeds)]
-    means = jax.vmap(jax.vmap(jax.vmap(lambda code: code.mean)))(result.code)
+
+    @jax.jit  # one program, whatever the member
+    def own_arrays(code: Any, prior: Any, targets: jax.Array, at: tuple) -> Any:
+        code, prior = jax.tree.map(lambda x: x[at], (code, prior))
+        return code.mean, prior, targets[at[0], at[2]]
 
     def measure(t: int, b: int, s: int) -> tuple[float, float, float]:
-        params, prior = jax.tree.map(lambda x: x[t, b, s], (means, result.prior))
-        own = iw.Task(task.apply_fn, task.likelihood, task.inputs, targets[t, s], task.weights)
+        params, prior, labels = own_arrays(result.code, result.prior, targets, (t, b, s))
+        own = iw.Task(task.apply_fn, task.likelihood, task.inputs, labels, task.weights)
         try:
             information = iw.fisher_iw(
                 own,

@@ -63,11 +63,15 @@ class Folder:
         """Deletes what a run left here, and nothing else."""
         import shutil
 
+        # The manifest goes first: a crash in between must not leave what looks like a finished run.
+        # The config goes last: what is left is never taken for a part of another run.
+        first = ("manifest.json", "metrics.csv", "summary.json", "figure.png", "figure.pdf")
+        for name in first:
+            (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "partial"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png"):
-            with contextlib.suppress(FileNotFoundError):
-                (self.path / name).unlink()
+            if (self.path / name).exists():
+                shutil.rmtree(self.path / name)
+        (self.path / "config.json").unlink(missing_ok=True)
 
     def _require(self, identity: Mapping[str, Any]) -> None:
         try:

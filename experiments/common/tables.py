@@ -48,6 +48,12 @@ def rounded(value: Any) -> float | None:
     return float(f"{float(value):.4g}") if np.isfinite(value) else None
 
 
+def mean_known(values: np.ndarray) -> float:
+    """Mean of the finite values; nan, without a warning, where there are none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def spread(by_seed: np.ndarray) -> dict[str, float | None]:
     """Mean, lowest and highest over the seeds for which a number is known."""
     known = by_seed[np.isfinite(by_seed)]

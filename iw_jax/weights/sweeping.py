@@ -27,7 +27,7 @@ from iw_jax.weights import lagrangian
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
 
 # Codes change hands until this fraction of the steps; what follows settles every code on its β.
-EXCHANGE_UNTIL = 0.9
+EXCHANGE_UNTIL = 0.95
 # Weight draws that a comparison of codes rests on; paired, so few are enough.
 EXCHANGE_DRAWS = 4
 
