@@ -9,7 +9,17 @@ Digits, MLP 64-100-10, batch 200, 12 betas for real and for random labels, 600 s
 * processes: a Python process a member, which imports, compiles and runs; three are measured, one
   after another, and the mean is multiplied by 24. The sweep beside it is a fresh process too.
 
-TABLE
+Measured with --steps 200 on 2 CPU cores, busy with other work (load 6), 2026-11-21; medians of 2
+interleaved repetitions; only two member processes (25 and 31 s, mostly import and compilation):
+
+    compiled                       s     speed / loop
+    loop over members              7.6   1.00
+    one program                    4.1   1.87
+    one program, exchange          7.3   1.04
+
+    with import and compilation    s     speed / processes
+    24 processes (2, scaled)       678   1.00
+    one process, one program       34    19.8
 """
 
 import argparse

@@ -123,7 +123,8 @@ class Categorical:
             )
         _check_shape(f"logits of shape {outputs_shape}", targets, outputs_shape[:-1])
         if trees.is_concrete(targets):
-            low, high = int(np.min(targets)), int(np.max(targets))
+            labels = np.asarray(targets)
+            low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= outputs_shape[-1]:
                 raise ValueError(
                     f"targets must be labels 0 .. {outputs_shape[-1] - 1} (the network has "

@@ -39,6 +39,10 @@ class Task:
 
     def __post_init__(self) -> None:
         """Checks what can be known without running the network."""
+        if isinstance(self.likelihood, type):
+            raise TypeError(
+                f"likelihood must be an instance, {self.likelihood.__name__}(), got the class"
+            )
         shapes = {np.shape(x)[:1] for x in jax.tree.leaves((self.inputs, self.targets))}
         if len(shapes) != 1 or () in shapes:
             raise ValueError(
@@ -48,7 +52,6 @@ class Task:
         (num_examples,) = shapes.pop()
         if num_examples == 0:
             raise ValueError("inputs must hold at least one example, got N = 0")
-        checks.finite("inputs", self.inputs)
         if self.weights is None:
             dtype = jnp.result_type(float)
             object.__setattr__(self, "weights", jnp.ones(num_examples, dtype))
@@ -65,6 +68,7 @@ class Task:
                 first = int(np.argmax(live))
                 inputs = jax.tree.map(lambda x: _select(live, x, x[first]), self.inputs)
                 object.__setattr__(self, "inputs", inputs)
+        checks.finite("inputs", self.inputs)
 
     @property
     def num_examples(self) -> int:
@@ -170,11 +174,17 @@ def nll(task: Task, params: PyTree, *, batch_size: int | None = None) -> jax.Arr
       task: the task.
       params: parameters of its network.
       batch_size: examples a chunk; None for all at once.
+
+    Raises:
+      ValueError: for targets out of range or of a shape that does not belong to the outputs.
+      TypeError: for targets of the wrong type.
     """
 
     def loss(chunk: Task) -> jax.Array:
         live = chunk.weights > 0  # outputs of the others may be inf or NaN: their nll must not be
-        outputs = _select(live, chunk.apply_fn(params, chunk.inputs), 0)
+        outputs = chunk.apply_fn(params, chunk.inputs)
+        chunk.likelihood.check(outputs.shape, chunk.targets)  # traced targets: their shape only
+        outputs = _select(live, outputs, 0)
         nats = chunk.likelihood.nll(outputs, chunk.targets)
         return jnp.sum(jnp.where(live, chunk.weights * nats, 0))
 

@@ -35,6 +35,7 @@ class Checkpoints:
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         try:
+            path.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(path.absolute(), options=options)
         except OSError as error:
             raise ResultsError(

@@ -62,7 +62,8 @@ def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:
     import tyro
 
     short = module.__name__.rpartition(".")[2]
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    program = f"python -m experiments.{short}"
+    first = argparse.ArgumentParser(program, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(module.PRESETS), default="default")
     chosen, rest = first.parse_known_args(arguments)
     both = dataclasses.make_dataclass(
@@ -79,7 +80,7 @@ def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:
     )
     flags = tyro.cli(
         both,
-        prog=f"python -m experiments.{short}",
+        prog=program,
         description=description,
         args=rest,
         default=both(module.PRESETS[chosen.preset], Options()),

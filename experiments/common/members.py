@@ -14,8 +14,7 @@ import optax
 
 import iw_jax as iw
 from experiments.common.context import Context
-from iw_jax import nets
-from iw_jax.data import Dataset
+from iw_jax import data, nets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +43,18 @@ class TrainingConfig:
     initial_noise: float = 0.1
     num_steps: int = 3000
     batch_size: int = 200
-    learning_rate: float = 0.02
+    learning_rate: float = 0.03
     num_draws: int = 64
     member_batch: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        from iw_jax import data
-
+        known = {
+            "network": nets.NAMES,
+            "dataset": data.NAMES,
+            "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
+            "prior": ("layer", "global", "fixed"),
+        }
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _LEAST:
@@ -63,11 +66,11 @@ class TrainingConfig:
                 rising = all(a < b for a, b in itertools.pairwise(value))
                 good = len(value) > 0 and rising and all(map(_positive, value))
                 _require(good, field.name, "positive, finite and increasing", value)
-        _require(all(w >= 1 for w in self.widths), "widths", "at least 1 each", self.widths)
-        _require(self.seed < 2**31, "seed", "below 2**31", self.seed)
-        for name, known in (("network", nets.NAMES), ("dataset", data.NAMES)):
-            value = getattr(self, name)
-            _require(value in known, name, f"one of {', '.join(known)}", value)
+            elif field.name == "widths":
+                _require(all(w >= 1 for w in value), field.name, "at least 1 each", value)
+            elif field.name in known:
+                names = ", ".join(known[field.name])
+                _require(value in known[field.name], field.name, f"one of {names}", value)
 
 
 # The smallest value that each whole number of a config may have.
@@ -281,13 +284,8 @@ def fisher_of_members(
     sets, betas, seeds = result.lagrangian.kl.value.shape
     members = [(t, b, s) for t in range(sets) for b in range(betas) for s in range(seeds)]
 
-    @jax.jit  # one program, whatever the member
-    def own_arrays(code: Any, prior: Any, targets: jax.Array, at: tuple) -> Any:
-        code, prior = jax.tree.map(lambda x: x[at], (code, prior))
-        return code.mean, prior, targets[at[0], at[2]]
-
     def measure(t: int, b: int, s: int) -> tuple[float, float, float]:
-        params, prior, labels = own_arrays(result.code, result.prior, targets, (t, b, s))
+        params, prior, labels = _own_arrays(result.code, result.prior, targets, (t, b, s))
         own = iw.Task(task.apply_fn, task.likelihood, task.inputs, labels, task.weights)
         try:
             information = iw.fisher_iw(
@@ -311,15 +309,22 @@ def fisher_of_members(
     }
 
 
+@jax.jit  # one program, whatever the member
+def _own_arrays(code: Any, prior: Any, targets: jax.Array, at: tuple[int, int, int]) -> Any:
+    """Mean, prior and labels of the member (target set, β, seed)."""
+    code, prior = jax.tree.map(lambda x: x[at], (code, prior))
+    return code.mean, prior, targets[at[0], at[2]]
+
+
 def step_stderr(loss_draws: Any) -> np.ndarray:
     """Standard error of loss[b] - loss[b-1], draw by draw: (T, B, S), nats; 0 at b = 0."""
     draws = np.asarray(loss_draws, np.float64)
     steps = np.diff(draws, axis=2)
     stderr = steps.std(0, ddof=1) / np.sqrt(draws.shape[0])
-    return np.concatenate([np.zeros_like(stderr[:, :1]), stderr], axis=1)
+    return np.concatenate([np.zeros_like(draws[0, :, :1]), stderr], axis=1)
 
 
-def task_of(dataset: Dataset, net: nets.Network) -> iw.Task:
+def task_of(dataset: data.Dataset, net: nets.Network) -> iw.Task:
     """The classification task of a data set."""
     return iw.Task(
         net.apply_fn,

@@ -7,12 +7,12 @@ from iw_jax.weights.lagrangian import antithetic_noise as antithetic_noise
 from iw_jax.weights.lagrangian import information_lagrangian as information_lagrangian
 from iw_jax.weights.lagrangian import local_noise as local_noise
 from iw_jax.weights.lagrangian import weight_noise as weight_noise
+from iw_jax.weights.members import Sweep as Sweep
+from iw_jax.weights.members import SweepState as SweepState
 from iw_jax.weights.minimizing import Minimum as Minimum
 from iw_jax.weights.minimizing import minimize as minimize
 from iw_jax.weights.sweeping import Diverged as Diverged
-from iw_jax.weights.sweeping import Sweep as Sweep
 from iw_jax.weights.sweeping import SweepResult as SweepResult
-from iw_jax.weights.sweeping import SweepState as SweepState
 from iw_jax.weights.sweeping import make_sweep as make_sweep
 from iw_jax.weights.sweeping import sweep as sweep
 from iw_jax.weights.sweeping import sweep_finish as sweep_finish

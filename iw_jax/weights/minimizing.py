@@ -12,7 +12,8 @@ from iw_jax.codes import Code
 from iw_jax.task import Task
 from iw_jax.weights import lagrangian
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
-from iw_jax.weights.sweeping import SweepState, sweep
+from iw_jax.weights.members import SweepState
+from iw_jax.weights.sweeping import sweep
 
 
 @trees.record

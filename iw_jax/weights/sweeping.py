@@ -17,19 +17,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from iw_jax import checks, task, trees
+from iw_jax import checks, trees
 from iw_jax.codes import Code, IsotropicGaussian
 from iw_jax.task import Task
-from iw_jax.trees import PyTree
 from iw_jax.weights import lagrangian
+from iw_jax.weights.exchange import along_beta, evaluate, exchange_codes
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
+from iw_jax.weights.members import Sweep, SweepState, decode, initial_state, map_cells
+from iw_jax.weights.training import minibatches, train
 
 # Codes change hands until this fraction of the steps; what follows settles every code on its β.
 EXCHANGE_UNTIL = 0.95
-# Weight draws that a comparison of codes rests on; paired, so few are enough.
-EXCHANGE_DRAWS = 4
 
 
 class Diverged(FloatingPointError):
@@ -38,82 +39,6 @@ class Diverged(FloatingPointError):
     def __init__(self, message: str, state: "SweepState") -> None:
         super().__init__(message)
         self.state = state
-
-
-@trees.record
-class Sweep:
-    """What is minimised, how, and for which members. Build it with `make_sweep`.
-
-    Axes: C = T * B cells (target sets x betas, betas fastest), S seeds.
-
-    Attributes:
-      task: network, likelihood, shared inputs.
-      betas: (C,), price of a nat for each cell.
-      targets: (C, S, N, ...).
-      weights: (C, S, N), example weights.
-      prior: the prior of every seed, leaves with leading axis S.
-      optimizer: optax transformation; it sees the gradient of C_β/N.
-      estimator: of E_Q[L_D], one call a step.
-      num_steps: optimiser steps.
-      num_rounds: rounds the steps are divided into.
-      batch_size: examples a step; None for all.
-      num_betas: B.
-      member_batch: cells vmapped at a time; None for all.
-      learn_prior: whether the prior's scales are minimised over too (empirical Bayes).
-      exchange: whether codes change hands along β.
-    """
-
-    task: Task
-    betas: Any
-    targets: Any
-    weights: Any
-    prior: Any
-    optimizer: optax.GradientTransformation = trees.static()
-    estimator: LossEstimator = trees.static()
-    num_steps: int = trees.static()
-    num_rounds: int = trees.static()
-    batch_size: int | None = trees.static()
-    num_betas: int = trees.static()
-    member_batch: int | None = trees.static()
-    learn_prior: bool = trees.static()
-    exchange: bool = trees.static()
-
-    @property
-    def round_length(self) -> int:
-        """Steps a round (the last one may be shorter)."""
-        return -(-self.num_steps // self.num_rounds)
-
-
-@trees.record
-class Member:
-    """One (targets, β, seed) in training.
-
-    Attributes:
-      code: Q in units of its prior.
-      log_scale: of the prior, in the prior's structure; None where the prior has none.
-      opt_state: the optimiser's.
-    """
-
-    code: Any
-    log_scale: Any
-    opt_state: Any
-
-
-@trees.record
-class SweepState:
-    """All that a sweep needs to go on; arrays only, so that it can be saved and restored.
-
-    Attributes:
-      step: (), steps done.
-      keys: (S,), one random key a seed.
-      members: `Member`, leaves with leading axes (C, S).
-      history: (num_rounds, 2, C, S): mean sampled loss and KL of every round, nats.
-    """
-
-    step: jax.Array
-    keys: jax.Array
-    members: Member
-    history: jax.Array
 
 
 @trees.record
@@ -205,7 +130,7 @@ def make_sweep(
         learn_prior=learn_prior,
         exchange=exchange and betas.size > 1,
     )
-    return problem, _initial_state(problem, keys, codes)
+    return problem, initial_state(problem, keys, codes)
 
 
 def sweep(
@@ -238,7 +163,8 @@ def sweep(
         Adam with a rate of about 0.02, decayed to 0, suits most networks.
       num_steps: optimiser steps of every member.
       targets: (T, S, N, ...) or (T, N, ...) instead of the task's (random labels, say).
-      weights: (T, S, N) or (T, N) instead of the task's example weights.
+      weights: (T, S, N) or (T, N) instead of the task's example weights. The inputs are shared, so
+        the network still sees masked ones: its outputs and gradients there must be finite.
       batch_size: examples a step, drawn without replacement epoch by epoch; None for all.
       learn_prior: minimise over the prior's scales too (empirical Bayes: one global or one a layer,
         as the prior was built). The KL is then that of the best prior of the family.
@@ -317,17 +243,68 @@ def sweep_finish(problem: Sweep, state: SweepState, *, num_draws: int = 64) -> S
     return _finish(problem, state, num_draws)
 
 
-# ---------------------------------------------------------------------------------- layout
+@jax.jit
+def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
+    """One round; also the first step (from 1) with a bad loss, beyond num_steps if none: (C, S)."""
+    round_keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + state.step))(state.keys)
+    batch_keys, noise_keys, exchange_keys = (
+        jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(round_keys) for i in range(3)
+    )
+    length = jnp.minimum(problem.round_length, problem.num_steps - state.step)
+    batches = None
+    if problem.batch_size is not None:
+        batches = jax.vmap(functools.partial(minibatches, problem, problem.batch_size))(batch_keys)
+
+    # Keys and batches carry no cell axis, so noise and inputs are computed once a seed.
+    def cell(members, targets, weights, beta):
+        seed = functools.partial(train, problem, beta, length)
+        return jax.vmap(seed)(members, problem.prior, targets, weights, noise_keys, batches)
+
+    members, (loss, kl, first_bad) = map_cells(
+        problem, cell, state.members, problem.targets, problem.weights, problem.betas
+    )
+    index = state.step // problem.round_length
+    history = state.history.at[index].set(jnp.stack([loss, kl]) / length)
+    step = state.step + length
+    if problem.exchange:
+        members = jax.lax.cond(
+            step <= EXCHANGE_UNTIL * problem.num_steps,
+            functools.partial(exchange_codes, problem, exchange_keys),
+            lambda unchanged: unchanged,
+            members,
+        )
+    return SweepState(step, state.keys, members, history), state.step + first_bad
 
 
-def _over_members(name: str, given: Any, own: Any, seeds: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=2)
+def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
+    # 0 made the initial codes, 1 + step the rounds; the evaluation comes after all of them.
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, problem.num_steps + 1))(state.keys)
+    draws, kl = evaluate(problem, keys, state.members, num_draws)
+    decode_all = jax.vmap(jax.vmap(decode), in_axes=(0, 0, None))
+    code, prior = decode_all(state.members.code, state.members.log_scale, problem.prior)
+
+    draws, kl = along_beta(problem, draws, 1), along_beta(problem, kl, 0)
+    betas = problem.betas[: problem.num_betas]
+    split = functools.partial(along_beta, problem, axis=0)
+    return SweepResult(
+        lagrangian=Lagrangian.of(draws, kl, betas[:, None]),
+        code=jax.tree.map(split, code),
+        prior=jax.tree.map(split, prior),
+        betas=betas,
+        loss_draws=draws,
+        history=along_beta(problem, state.history, 2),
+    )
+
+
+def _over_members(name: str, given: Any, own: Any, seeds: int) -> np.ndarray:
     """`given`, of shape (T, S, N, ...) or (T, N, ...), or the task's own, as (T, S, N, ...)."""
-    own = jnp.asarray(own)
+    own = np.asarray(own)
     if given is None:
-        return jnp.broadcast_to(own, (1, seeds, *own.shape))
-    given = jnp.asarray(given)
+        return np.broadcast_to(own, (1, seeds, *own.shape))
+    given = np.asarray(given)
     if given.ndim == own.ndim + 1 and given.shape[1:] == own.shape:
-        return jnp.broadcast_to(given[:, None], (given.shape[0], seeds, *own.shape))
+        return np.broadcast_to(given[:, None], (given.shape[0], seeds, *own.shape))
     if given.ndim == own.ndim + 2 and given.shape[1:] == (seeds, *own.shape):
         return given
     raise ValueError(
@@ -336,14 +313,14 @@ def _over_members(name: str, given: Any, own: Any, seeds: int) -> jax.Array:
     )
 
 
-def _over_cells(array: jax.Array, target_sets: int, num_betas: int) -> jax.Array:
+def _over_cells(array: np.ndarray, target_sets: int, num_betas: int) -> jax.Array:
     """(T or 1, S, N, ...) -> (C, S, N, ...), betas fastest."""
-    full = jnp.broadcast_to(array, (target_sets, *array.shape[1:]))
-    return jnp.repeat(full, num_betas, axis=0)
+    full = np.broadcast_to(array, (target_sets, *array.shape[1:]))
+    return jnp.asarray(np.repeat(full, num_betas, axis=0))
 
 
 def _check_members(
-    task_: Task, code: Code, prior: Any, targets: jax.Array, weights: jax.Array, learn_prior: bool
+    task_: Task, code: Code, prior: Any, targets: np.ndarray, weights: np.ndarray, learn_prior: bool
 ) -> None:
     if {targets.shape[0], weights.shape[0]} - {1, max(targets.shape[0], weights.shape[0])}:
         raise ValueError(
@@ -355,195 +332,12 @@ def _check_members(
             "learn_prior needs an IsotropicGaussian prior (one scale, or one a layer), got "
             f"{type(prior).__name__}"
         )
-    code.kl(prior)  # a pair without a closed form says so
+    checks.finite("prior", prior)
+    checks.finite("KL(code || prior)", code.kl(prior))  # a pair without a closed form says so
     code.in_units_of(prior)  # so does a code that cannot follow its prior's scales
     outputs_shape = lagrangian.check_code(task_, code)
     for labels in targets.reshape(-1, *targets.shape[2:]):
         task_.likelihood.check(outputs_shape, labels)
     checks.finite("weights", weights)
-    if jnp.any(weights < 0) or jnp.any(weights.sum(-1) == 0):
+    if np.any(weights < 0) or np.any(weights.sum(-1) == 0):
         raise ValueError("weights must not be negative, nor all 0 for a member, got some that are")
-
-
-def _initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
-    def member(code, prior):
-        log_scale = getattr(prior, "log_scale", None)
-        code = code.in_units_of(prior)
-        return Member(code, log_scale, problem.optimizer.init((code, log_scale)))
-
-    cells, seeds = problem.betas.size, keys.size
-    one_cell = jax.vmap(member)(codes, problem.prior)
-    members = jax.tree.map(lambda x: jnp.repeat(x[None], cells, axis=0), one_cell)
-    history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan)
-    return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
-
-
-def _decode(member_code: Code, log_scale: PyTree, prior: Any) -> tuple[Code, Any]:
-    """The code in weights, and the prior with the member's own scales."""
-    if log_scale is not None:
-        prior = trees.replace(prior, log_scale=log_scale)
-    return member_code.from_units_of(prior), prior
-
-
-def _map_cells(problem: Sweep, function: Callable, *arguments: PyTree) -> PyTree:
-    """vmap over cells (leading axis), in batches of `member_batch` where memory asks for it."""
-    if problem.member_batch is None:
-        return jax.vmap(function)(*arguments)
-    return jax.lax.map(lambda a: function(*a), arguments, batch_size=problem.member_batch)
-
-
-# --------------------------------------------------------------------------------- training
-
-
-@jax.jit
-def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
-    """One round; also the first step (from 1) with a bad loss, beyond num_steps if none: (C, S)."""
-    round_keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 + state.step))(state.keys)
-    batch_keys, noise_keys, exchange_keys = (
-        jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(round_keys) for i in range(3)
-    )
-    length = jnp.minimum(problem.round_length, problem.num_steps - state.step)
-    batches = None
-    if problem.batch_size is not None:
-        batches = jax.vmap(functools.partial(_batches, problem, problem.batch_size))(batch_keys)
-
-    # Keys and batches carry no cell axis, so noise and inputs are computed once a seed.
-    def cell(members, targets, weights, beta):
-        train = functools.partial(_train, problem, beta, length)
-        return jax.vmap(train)(members, problem.prior, targets, weights, noise_keys, batches)
-
-    members, (loss, kl, first_bad) = _map_cells(
-        problem, cell, state.members, problem.targets, problem.weights, problem.betas
-    )
-    index = state.step // problem.round_length
-    history = state.history.at[index].set(jnp.stack([loss, kl]) / length)
-    step = state.step + length
-    if problem.exchange:
-        members = jax.lax.cond(
-            step <= EXCHANGE_UNTIL * problem.num_steps,
-            functools.partial(_exchange, problem, exchange_keys),
-            lambda unchanged: unchanged,
-            members,
-        )
-    return SweepState(step, state.keys, members, history), state.step + first_bad
-
-
-def _batches(problem: Sweep, batch_size: int, key: jax.Array) -> jax.Array:
-    """Indices of the round's minibatches: (round_length, batch_size), whole epochs in a row."""
-    count, needed = problem.task.num_examples, problem.round_length * batch_size
-    keys = jax.random.split(key, -(-needed // count))
-    order = jax.lax.map(lambda k: jax.random.permutation(k, count), keys)
-    return order.reshape(-1)[:needed].reshape(problem.round_length, batch_size)
-
-
-def _train(problem: Sweep, beta, length, member, prior, targets, weights, key, batches):
-    """`length` optimiser steps of one member on C_β/N."""
-    data = trees.replace(problem.task, targets=targets, weights=weights)
-
-    def objective(variables, step_key, batch):
-        member_code, log_scale = variables
-        code, own_prior = _decode(member_code, log_scale, prior)
-        loss = problem.estimator(step_key, batch, code)
-        kl = code.kl(own_prior)
-        return (loss + beta * kl) / data.num_examples, (loss, kl)
-
-    def step(i, carry):
-        variables, opt_state, sums, first_bad = carry
-        batch = data
-        if batches is not None:
-            batch = task.take(data, batches[i], data.num_examples / batches.shape[1])
-        step_key = jax.random.fold_in(key, i)
-        gradient, (loss, kl) = jax.grad(objective, has_aux=True)(variables, step_key, batch)
-        if not problem.learn_prior:
-            gradient = gradient[0], jax.tree.map(jnp.zeros_like, gradient[1])
-        updates, opt_state = problem.optimizer.update(gradient, opt_state, variables)
-        if not problem.learn_prior:  # decay and the like must not reach a fixed prior either
-            updates = updates[0], jax.tree.map(jnp.zeros_like, updates[1])
-        bad = ~jnp.isfinite(loss + kl)
-        first_bad = jnp.where(bad, jnp.minimum(first_bad, i + 1), first_bad)
-        sums = sums[0] + loss, sums[1] + kl
-        return optax.apply_updates(variables, updates), opt_state, sums, first_bad
-
-    start = (member.code, member.log_scale), member.opt_state
-    zero = jnp.zeros((), problem.betas.dtype)
-    # Beyond every step of the run, so that min() finds the first bad one.
-    never = jnp.asarray(2 * problem.num_steps, jnp.int32)
-    variables, opt_state, (loss, kl), first_bad = jax.lax.fori_loop(
-        0, length, step, (*start, (zero, zero), never)
-    )
-    # A bad gradient shows in the next loss; after the last step of the round, here.
-    first_bad = jnp.where(trees.all_finite(variables), first_bad, jnp.minimum(first_bad, length))
-    code, log_scale = variables
-    return Member(code, log_scale, opt_state), (loss, kl, first_bad)
-
-
-# --------------------------------------------------------------------- exchange, evaluation
-
-
-def _evaluate(problem: Sweep, keys: jax.Array, members: Member, num_draws: int):
-    """Loss draws (num_draws, C, S) and KL (C, S) of all members; draws shared along cells."""
-
-    def one(member, prior, targets, weights, key):
-        data = trees.replace(problem.task, targets=targets, weights=weights)
-        code, own_prior = _decode(member.code, member.log_scale, prior)
-        draws = lagrangian.loss_draws(
-            key, data, code, num_samples=num_draws, batch_size=problem.batch_size
-        )
-        return draws, code.kl(own_prior)
-
-    def cell(members, targets, weights):
-        return jax.vmap(one)(members, problem.prior, targets, weights, keys)
-
-    draws, kl = _map_cells(problem, cell, members, problem.targets, problem.weights)
-    return jnp.moveaxis(draws, -1, 0), kl
-
-
-def _exchange(problem: Sweep, keys: jax.Array, members: Member) -> Member:
-    """Every β takes over the code of the β on its curve that has the lowest C_β for it."""
-    draws, kl = _evaluate(problem, keys, members, EXCHANGE_DRAWS)
-    curves = lambda x: x.reshape(*x.shape[:-2], -1, problem.num_betas, x.shape[-1])  # noqa: E731
-    draws, kl = curves(draws), curves(kl)  # (draws, T, B, S), (T, B, S)
-    betas = problem.betas[: problem.num_betas]
-    # Cost of the code of β_j at the price β_i: axes (draws, T, i, j, S).
-    cost = draws[:, :, None] + betas[:, None, None] * kl[None, :, None]
-    own = jnp.einsum("dtiis->dtis", cost)[:, :, :, None]
-    gain = own - cost
-    mean, stderr = gain.mean(0), gain.std(0, ddof=1) / jnp.sqrt(EXCHANGE_DRAWS)
-    clear = jnp.where(mean > 2 * stderr, mean, 0.0)  # 0 on the diagonal: nobody better, keep
-    best = jnp.argmax(clear, axis=2)  # (T, B, S)
-    source = jnp.where(clear.max(axis=2) > 0, best, jnp.arange(problem.num_betas)[:, None])
-
-    def gather(leaf):
-        split = curves_of_leaf(leaf)
-        index = source.reshape(source.shape + (1,) * (split.ndim - 3))
-        return jnp.take_along_axis(split, index, axis=1).reshape(leaf.shape)
-
-    def curves_of_leaf(leaf):
-        return leaf.reshape(-1, problem.num_betas, *leaf.shape[1:])
-
-    return jax.tree.map(gather, members)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
-    # 0 made the initial codes, 1 + step the rounds; the evaluation comes after all of them.
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, problem.num_steps + 1))(state.keys)
-    draws, kl = _evaluate(problem, keys, state.members, num_draws)
-    decode = jax.vmap(jax.vmap(_decode), in_axes=(0, 0, None))
-    code, prior = decode(state.members.code, state.members.log_scale, problem.prior)
-
-    def axes(x, leading=0):
-        shape = x.shape
-        split = (-1, problem.num_betas)
-        return x.reshape(*shape[:leading], *split, *shape[leading + 1 :])
-
-    draws, kl = axes(draws, leading=1), axes(kl)
-    betas = problem.betas[: problem.num_betas]
-    return SweepResult(
-        lagrangian=Lagrangian.of(draws, kl, betas[:, None]),
-        code=jax.tree.map(axes, code),
-        prior=jax.tree.map(axes, prior),
-        betas=betas,
-        loss_draws=draws,
-        history=axes(state.history, leading=2),
-    )

@@ -1,0 +1,123 @@
+"""The members of a sweep: what each of them is, and how they are laid out.
+
+Cells (target sets x betas, betas fastest) by seeds: arrays of members have leading axes (C, S).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iw_jax import trees
+from iw_jax.codes import Code
+from iw_jax.task import Task
+from iw_jax.trees import PyTree
+from iw_jax.weights.lagrangian import LossEstimator
+
+
+@trees.record
+class Sweep:
+    """What is minimised, how, and for which members. Build it with `make_sweep`.
+
+    Axes: C = T * B cells (target sets x betas, betas fastest), S seeds.
+
+    Attributes:
+      task: network, likelihood, shared inputs.
+      betas: (C,), price of a nat for each cell.
+      targets: (C, S, N, ...).
+      weights: (C, S, N), example weights.
+      prior: the prior of every seed, leaves with leading axis S.
+      optimizer: optax transformation; it sees the gradient of C_β/N.
+      estimator: of E_Q[L_D], one call a step.
+      num_steps: optimiser steps.
+      num_rounds: rounds the steps are divided into.
+      batch_size: examples a step; None for all.
+      num_betas: B.
+      member_batch: cells vmapped at a time; None for all.
+      learn_prior: whether the prior's scales are minimised over too (empirical Bayes).
+      exchange: whether codes change hands along β.
+    """
+
+    task: Task
+    betas: Any
+    targets: Any
+    weights: Any
+    prior: Any
+    optimizer: optax.GradientTransformation = trees.static()
+    estimator: LossEstimator = trees.static()
+    num_steps: int = trees.static()
+    num_rounds: int = trees.static()
+    batch_size: int | None = trees.static()
+    num_betas: int = trees.static()
+    member_batch: int | None = trees.static()
+    learn_prior: bool = trees.static()
+    exchange: bool = trees.static()
+
+    @property
+    def round_length(self) -> int:
+        """Steps a round (the last one may be shorter)."""
+        return -(-self.num_steps // self.num_rounds)
+
+
+@trees.record
+class Member:
+    """One (targets, β, seed) in training.
+
+    Attributes:
+      code: Q in units of its prior.
+      log_scale: of the prior, in the prior's structure; None where the prior has none.
+      opt_state: the optimiser's.
+    """
+
+    code: Any
+    log_scale: Any
+    opt_state: Any
+
+
+@trees.record
+class SweepState:
+    """All that a sweep needs to go on; arrays only, so that it can be saved and restored.
+
+    Attributes:
+      step: (), steps done.
+      keys: (S,), one random key a seed.
+      members: `Member`, leaves with leading axes (C, S).
+      history: (num_rounds, 2, C, S): mean sampled loss and KL of every round, nats.
+    """
+
+    step: jax.Array
+    keys: jax.Array
+    members: Member
+    history: jax.Array
+
+
+@jax.jit
+def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
+    """Every cell of a seed starts from the seed's code; compiled, since it is many small pieces."""
+
+    def member(code, prior):
+        log_scale = getattr(prior, "log_scale", None)
+        code = code.in_units_of(prior)
+        return Member(code, log_scale, problem.optimizer.init((code, log_scale)))
+
+    cells, seeds = problem.betas.size, keys.size
+    one_cell = jax.vmap(member)(codes, problem.prior)
+    members = jax.tree.map(lambda x: jnp.repeat(x[None], cells, axis=0), one_cell)
+    history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan)
+    return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
+
+
+def decode(member_code: Code, log_scale: PyTree, prior: Any) -> tuple[Code, Any]:
+    """The code in weights, and the prior with the member's own scales."""
+    if log_scale is not None:
+        prior = trees.replace(prior, log_scale=log_scale)
+    return member_code.from_units_of(prior), prior
+
+
+def map_cells(problem: Sweep, function: Callable, *arguments: PyTree) -> PyTree:
+    """vmap over cells (leading axis), in batches of `member_batch` where memory asks for it."""
+    if problem.member_batch is None:
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(lambda a: function(*a), arguments, batch_size=problem.member_batch)

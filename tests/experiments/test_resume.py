@@ -1,0 +1,210 @@
+"""Stopping a run at any moment, then the same command: the same table, byte for byte."""
+
+import dataclasses
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import pytest
+
+import iw_jax as iw
+from experiments import beta_sweep
+from experiments.common import checkpoint, command, members
+
+ROOT = Path(__file__).parents[2]
+# The smallest sweep that has all stages; one compilation serves all runs of this file.
+SETTINGS = {
+    "num_examples": 60,
+    "betas": (0.01, 30.0),
+    "num_seeds": 1,
+    "widths": (5,),
+    "num_steps": 400,
+    "num_draws": 4,
+    "num_matvecs": 8,
+}
+CONFIG = dataclasses.replace(beta_sweep.PRESETS["quick"], **SETTINGS)
+
+
+class Stop(BaseException):
+    """A stop that no error handling expects."""
+
+
+@pytest.fixture(autouse=True)
+def save_every_round(monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def draw_nothing(monkeypatch):
+    """The figure takes longer than the rest of so small a run."""
+    monkeypatch.setattr(beta_sweep, "plot", lambda *_: plt.figure())
+
+
+def run(place):
+    options = command.Options(results_dir=place, name="tiny")
+    return command.execute(beta_sweep, CONFIG, options, preset="quick", show_progress=False)
+
+
+def table(place):
+    return (place / "beta_sweep" / "tiny" / "metrics.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    place = tmp_path_factory.mktemp("unbroken")
+    with jax.enable_x64(False):
+        run(place)
+    return table(place)
+
+
+def stop_at(monkeypatch, holder, name, call, error=Stop):
+    """The `call`-th call of `holder.name` raises."""
+    real, calls = getattr(holder, name), []
+
+    def stopping(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(holder, name, stopping)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "call"),
+    [
+        (iw, "sweep_step", 7),
+        (members, "accuracies", 1),
+    ],
+)
+def test_a_stopped_run_ends_with_the_same_table(
+    holder, name, call, unbroken, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, holder, name, call)
+        with pytest.raises(Stop):
+            run(tmp_path)
+    folder = run(tmp_path)
+    assert table(tmp_path) == unbroken
+    assert not (folder.path / "checkpoints").exists()
+
+
+def test_rounds_and_fisher_values_are_not_computed_twice(unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, iw, "fisher_iw", 3)
+        with pytest.raises(Stop):
+            run(tmp_path)
+    steps = stop_at(monkeypatch, iw, "sweep_step", 0)
+    fishers = stop_at(monkeypatch, iw, "fisher_iw", 0)
+    run(tmp_path)
+    assert len(steps) == 0
+    assert len(fishers) == 2 * len(CONFIG.betas) - 2
+    assert table(tmp_path) == unbroken
+
+
+def test_a_full_disk_at_the_end_costs_no_training(unbroken, tmp_path, monkeypatch):
+    real = os.replace
+
+    def full(source, target):
+        if str(target).endswith("metrics.csv"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(command.ResultsError, match=r"No space left.*make room"):
+            run(tmp_path)
+    left = {p.name for p in (tmp_path / "beta_sweep" / "tiny").iterdir()}
+    assert left == {"config.json", "checkpoints", "partial"}, "half a file is left behind"
+    steps = stop_at(monkeypatch, iw, "sweep_step", 0)
+    run(tmp_path)
+    assert not steps
+    assert table(tmp_path) == unbroken
+
+
+def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
+    unbroken, tmp_path, monkeypatch
+):
+    real = iw.sweep_step
+
+    def poisoned(problem, state):
+        if int(state.step) == 2 * problem.round_length:
+            spoiled = dataclasses.replace(
+                state.members, code=jax.tree.map(lambda x: x * jnp.nan, state.members.code)
+            )
+            state = dataclasses.replace(state, members=spoiled)
+        return real(problem, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(iw, "sweep_step", poisoned)
+        with pytest.raises(FloatingPointError, match=r"at step 41 of 400.*lower the learning rate"):
+            run(tmp_path)
+    steps = stop_at(monkeypatch, iw, "sweep_step", 0)
+    run(tmp_path)
+    assert len(steps) == 18, "the two good rounds were saved"
+    assert table(tmp_path) == unbroken
+
+
+def test_a_truncated_checkpoint_costs_one_round_and_is_told(unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, iw, "sweep_step", 7)
+        with pytest.raises(Stop):
+            run(tmp_path)
+    saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
+    assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["100", "120"]
+    truncate(saved / "120")
+    steps = stop_at(monkeypatch, iw, "sweep_step", 0)
+    with pytest.warns(UserWarning, match="damaged; going on from step 100"):
+        run(tmp_path)
+    assert len(steps) == 15
+    assert table(tmp_path) == unbroken
+
+
+def truncate(folder):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
+    """The real thing, in processes of their own; the moment is printed where the test fails."""
+    moment = random.Random(os.urandom(4)).uniform(0, 1.0)
+    flags = [
+        word
+        for name, value in SETTINGS.items()
+        for word in (
+            f"--{name.replace('_', '-')}",
+            *map(str, value if isinstance(value, tuple) else [value]),
+        )
+    ]
+    program = (
+        "from experiments.common import checkpoint, command\n"
+        "checkpoint.SECONDS_BETWEEN = 0\n"
+        "command.main('experiments.beta_sweep')\n"
+    )
+    words = ["--preset", "quick", *flags, "--results-dir", str(tmp_path), "--name", "tiny"]
+    # The second process loads what the first one compiled.
+    cache = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    start = {"args": [sys.executable, "-c", program, *words], "cwd": ROOT, "env": cache}
+    saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
+    with open(tmp_path / "said", "w") as said:
+        first = subprocess.Popen(**start, stdout=said, stderr=said)
+        deadline = time.monotonic() + 90
+        while not any(saved.glob("[0-9]*")) and time.monotonic() < deadline:
+            assert first.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.02)
+        time.sleep(moment)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    second = subprocess.run(**start, capture_output=True, text=True, check=False, timeout=120)
+    assert second.returncode == 0, (moment, second.stderr)
+    assert table(tmp_path) == unbroken, moment
