@@ -4,6 +4,9 @@ Small β memorises, large β underfits. With random labels the edge between the 
 real labels a wide range of β fits, the wider the more examples there are, since what is learned
 from many is paid for once.
 
+A training set of N is the largest one with the other examples masked, so minibatches of small ones
+hold few examples: their gradients are noisier.
+
 Default: digits, about 3 minutes on 2 CPU cores. Paper: Achille & Soatto (arXiv:1706.01350),
 Fig. 1, whose axes are these (there a small AlexNet on CIFAR-10, log-normal noise).
 """
@@ -16,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, members, tables
+from experiments.common import checks, measures, tables
+from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data
@@ -25,7 +29,7 @@ KINDS = ("real", "random")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(members.TrainingConfig):
+class Config(common.TrainingConfig):
     """What is swept.
 
     Attributes:
@@ -77,47 +81,14 @@ PRESETS = {
 
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, as many examples as the largest number asks for."""
-    return data.load(
-        config.dataset, data_dir=data_dir, num_examples=max(config.numbers), seed=config.seed
-    )
+    return common.load(config, data_dir, max(config.numbers))
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each (labels, N, β, seed)."""
-    net = members.network(config, dataset.num_classes)
-    task = members.task_of(dataset, net)
-    key_seeds, key_accuracy = jax.random.split(jax.random.key(config.seed))
     targets, weights = target_sets(config, dataset)
-
-    result = context.sweep(
-        jax.random.split(key_seeds, config.num_seeds),
-        task,
-        members.initial_code(config, net, task.inputs[:2]),
-        betas=np.asarray(config.betas),
-        targets=targets,
-        weights=weights,
-        **members.sweep_options(config),
-    )
-    accuracies = members.accuracies(
-        task.apply_fn,
-        jax.random.split(key_accuracy, config.num_seeds),
-        result.code,
-        (task.inputs, targets),
-        (dataset.test_inputs, dataset.test_targets),
-        num_draws=config.num_draws,
-        weights=weights,
-    )
-    accuracies = {name: np.asarray(values) for name, values in accuracies.items()}
-    costs = members.cost_columns(result, config.numbers * len(KINDS))
-    return [
-        {
-            "labels": KINDS[at[0] // len(config.numbers)],
-            "num_classes": dataset.num_classes,
-            **costs(at),
-            **{name: float(values[at]) for name, values in accuracies.items()},
-        }
-        for at in np.ndindex(targets.shape[0], len(config.betas), config.num_seeds)
-    ]
+    sets = [{"labels": kind} for kind in KINDS for _ in config.numbers]
+    return measures.sweep_rows(config, dataset, context, targets, weights, sets)
 
 
 def target_sets(config: Config, dataset: data.Dataset) -> tuple[jax.Array, jax.Array]:
@@ -126,12 +97,9 @@ def target_sets(config: Config, dataset: data.Dataset) -> tuple[jax.Array, jax.A
     A smaller training set is the larger one with the weights of the other examples at 0, so that
     all sizes are members of one program.
     """
-    largest = len(dataset.train_targets)
-    seeds = range(config.num_seeds)
-    real = np.stack([dataset.train_targets for _ in seeds])
-    random = np.stack(
-        [data.random_labels(config.seed + s, largest, dataset.num_classes) for s in seeds]
-    )
+    random = common.random_labels(config, dataset)
+    real = np.broadcast_to(dataset.train_targets, random.shape)
+    largest = random.shape[1]
     first = np.arange(largest) < np.asarray(config.numbers)[:, None]
     weights = np.broadcast_to(first[:, None], (len(first), config.num_seeds, largest))
     targets = np.concatenate([np.repeat(y[None], len(first), axis=0) for y in (real, random)])
@@ -141,23 +109,12 @@ def target_sets(config: Config, dataset: data.Dataset) -> tuple[jax.Array, jax.A
 # ------------------------------------------------------------------------ what the table says
 
 
-def critical(rows: Rows, kind: str, number: int) -> np.ndarray:
-    """Critical β of each seed, (S,); see `tables.critical_beta`."""
-    beta, loss = (
-        tables.grid(rows, name, labels=kind, num_examples=number)
-        for name in ("beta", "loss_nats_per_label")
-    )
-    chance = np.log(rows[0]["num_classes"])
-    return np.array(
-        [tables.critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)]
-    )
-
-
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """Critical β of each label kind and number of examples."""
     return {
         f"critical_beta_{kind}": {
-            str(n): tables.spread(critical(rows, kind, n)) for n in config.numbers
+            str(n): tables.spread(tables.critical_betas(rows, labels=kind, num_examples=n))
+            for n in config.numbers
         }
         for kind in KINDS
     }
@@ -167,15 +124,10 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     """The laws of a β-sweep, for every curve."""
     curves = []
     for kind in KINDS:
-        for number in config.numbers:
-            beta, loss, kl, stderr = (
-                tables.grid(rows, name, labels=kind, num_examples=number)
-                for name in ("beta", "loss_nats", "kl_nats", "loss_step_stderr_nats")
-            )
-            for s in range(config.num_seeds):
-                arrays = (x[:, s] for x in (beta, loss, kl, stderr))
-                name = f"{kind} labels, N = {number}, seed {s}"
-                curves.append(checks.Curve(name, *arrays, dof=config.num_draws - 1))
+        for n in config.numbers:
+            name = f"{kind} labels, N = {n}"
+            own = {"labels": kind, "num_examples": n}
+            curves += checks.curves_of(rows, name, config.num_draws, **own)
     return checks.check_curves(curves)
 
 
@@ -209,7 +161,10 @@ def plot(rows: Rows, config: Config) -> Any:
         mesh = axis.pcolormesh(
             _edges(config.betas), _edges(config.numbers), image, cmap="cividis", vmin=0, vmax=1
         )
-        line = [tables.mean_known(critical(rows, kind, n)) for n in config.numbers]
+        line = [
+            tables.mean_known(tables.critical_betas(rows, labels=kind, num_examples=n))
+            for n in config.numbers
+        ]
         axis.plot(
             line,
             config.numbers,

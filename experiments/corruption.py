@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, members, style, tables
+from experiments.common import checks, measures, style, tables
+from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(members.TrainingConfig):
+class Config(common.TrainingConfig):
     """What is swept.
 
     Attributes:
@@ -82,59 +83,21 @@ PRESETS = {
 
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels."""
-    count = config.num_examples or None
-    return data.load(config.dataset, data_dir=data_dir, num_examples=count, seed=config.seed)
+    return common.load(config, data_dir, config.num_examples)
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each (fraction, β, seed)."""
-    net = members.network(config, dataset.num_classes)
-    task = members.task_of(dataset, net)
-    key_seeds, key_accuracy = jax.random.split(jax.random.key(config.seed))
-    targets = corrupted(config, dataset)
-
-    result = context.sweep(
-        jax.random.split(key_seeds, config.num_seeds),
-        task,
-        members.initial_code(config, net, task.inputs[:2]),
-        betas=np.asarray(config.betas),
-        targets=targets,
-        **members.sweep_options(config),
-    )
-    accuracies = members.accuracies(
-        task.apply_fn,
-        jax.random.split(key_accuracy, config.num_seeds),
-        result.code,
-        (task.inputs, targets),
-        (dataset.test_inputs, dataset.test_targets),
-        num_draws=config.num_draws,
-    )
-    train, test = (
-        np.asarray(accuracies[name]) for name in ("train_accuracy_noisy", "test_accuracy_mean")
-    )
-    costs = members.cost_columns(result, [len(dataset.train_targets)] * len(config.fractions))
-    return [
-        {
-            "corrupted_fraction": config.fractions[at[0]],
-            "num_classes": dataset.num_classes,
-            **costs(at),
-            "train_accuracy_noisy": float(train[at]),
-            "test_accuracy_mean": float(test[at]),
-        }
-        for at in np.ndindex(len(config.fractions), len(config.betas), config.num_seeds)
-    ]
+    sets = [{"corrupted_fraction": fraction} for fraction in config.fractions]
+    return measures.sweep_rows(config, dataset, context, corrupted(config, dataset), None, sets)
 
 
 def corrupted(config: Config, dataset: data.Dataset) -> jax.Array:
     """Labels of every fraction and seed: (T, S, N)."""
+    true, classes = dataset.train_targets, dataset.num_classes
+    seeds = [common.label_seed(config.seed, s) for s in range(config.num_seeds)]
     return jnp.asarray(
-        [
-            [
-                data.corrupt_labels(dataset.train_targets, f, dataset.num_classes, config.seed + s)
-                for s in range(config.num_seeds)
-            ]
-            for f in config.fractions
-        ]
+        [[data.corrupt_labels(true, f, classes, s) for s in seeds] for f in config.fractions]
     )
 
 
@@ -171,14 +134,8 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     """The laws of a β-sweep for every fraction; and nats that rise with the fraction."""
     curves = []
     for fraction in config.fractions:
-        columns = [
-            tables.grid(rows, name, corrupted_fraction=fraction)
-            for name in ("beta", "loss_nats", "kl_nats", "loss_step_stderr_nats")
-        ]
-        for s in range(config.num_seeds):
-            name = f"fraction {fraction:g}, seed {s}"
-            arrays = (x[:, s] for x in columns)
-            curves.append(checks.Curve(name, *arrays, dof=config.num_draws - 1))
+        name = f"fraction {fraction:g}"
+        curves += checks.curves_of(rows, name, config.num_draws, corrupted_fraction=fraction)
     # Beyond its critical β a network gives the corrupted labels up, and its nats fall; the law is
     # for networks that store their labels, so it is asked at the smallest β.
     rise = np.diff(nats(rows, min(config.betas)).mean(1))

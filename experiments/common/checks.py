@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from experiments.common.tables import Rows, grid
 
 # All comparisons of a run together raise a false alarm in one run of a hundred.
 FALSE_ALARM = 0.01
@@ -51,6 +54,23 @@ class Curve:
     def lagrangian(self) -> np.ndarray:
         """C_β, nats."""
         return self.loss + self.beta * self.kl
+
+
+def curves_of(rows: Rows, label: str, num_draws: int, **where: Any) -> list[Curve]:
+    """The curves along β of every seed, from the rows that match `where`.
+
+    Args:
+      rows: of the table.
+      label: for messages.
+      num_draws: weight draws behind the standard errors.
+      **where: column values that single out one target set.
+    """
+    names = ("beta", "loss_nats", "kl_nats", "loss_step_stderr_nats")
+    columns = [grid(rows, name, **where) for name in names]
+    return [
+        Curve(f"{label}, seed {s}", *(c[:, s] for c in columns), dof=num_draws - 1)
+        for s in range(columns[0].shape[1])
+    ]
 
 
 def check_curves(curves: Sequence[Curve]) -> list[Check]:

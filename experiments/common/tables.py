@@ -43,6 +43,13 @@ def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float) -> float:
     return float(np.exp(np.log(beta[i - 1]) + fraction * np.log(beta[i] / beta[i - 1])))
 
 
+def critical_betas(rows: Rows, **where: Any) -> np.ndarray:
+    """Critical β of every seed of the rows that match `where`: (S,)."""
+    beta, loss = (grid(rows, name, **where) for name in ("beta", "loss_nats_per_label"))
+    chance = float(np.log(rows[0]["num_classes"]))
+    return np.array([critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)])
+
+
 def rounded(value: Any) -> float | None:
     """Four digits; None for what is not known."""
     return float(f"{float(value):.4g}") if np.isfinite(value) else None

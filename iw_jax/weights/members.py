@@ -105,7 +105,7 @@ def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
     cells, seeds = problem.betas.size, keys.size
     one_cell = jax.vmap(member)(codes, problem.prior)
     members = jax.tree.map(lambda x: jnp.repeat(x[None], cells, axis=0), one_cell)
-    history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan)
+    history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan, problem.betas.dtype)
     return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
 
 

@@ -29,8 +29,10 @@ from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
 from iw_jax.weights.members import Sweep, SweepState, decode, initial_state, map_cells
 from iw_jax.weights.training import minibatches, train
 
-# Codes change hands until this fraction of the steps; what follows settles every code on its β.
-EXCHANGE_UNTIL = 0.95
+# Codes change hands between these fractions of the steps. Early on the smallest β, which fits
+# fastest, would hand its long code to all others, and they would shorten it only slowly; the last
+# steps settle every code on its own β.
+EXCHANGE = (0.5, 0.95)
 
 
 class Diverged(FloatingPointError):
@@ -268,7 +270,7 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
     step = state.step + length
     if problem.exchange:
         members = jax.lax.cond(
-            step <= EXCHANGE_UNTIL * problem.num_steps,
+            (EXCHANGE[0] * problem.num_steps <= step) & (step <= EXCHANGE[1] * problem.num_steps),
             functools.partial(exchange_codes, problem, exchange_keys),
             lambda unchanged: unchanged,
             members,

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import beta_by_samples, beta_sweep, corruption
 from experiments.common import command
-from experiments.common.members import TrainingConfig
+from experiments.common.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import checks, ledger, members, results, tables
+from experiments.common import checks, ledger, measures, results, tables
 from experiments.common.checkpoint import Checkpoints
 
 BETA = np.logspace(-2, 2, 21)
@@ -84,8 +84,8 @@ def test_a_curve_of_one_beta_has_nothing_to_violate():
 def test_steps_along_beta_are_compared_draw_by_draw():
     shared = np.random.default_rng(0).standard_normal((8, 1, 1, 1))
     draws = shared + np.arange(3.0)[None, None, :, None]
-    np.testing.assert_allclose(members.step_stderr(draws), np.zeros((1, 3, 1)), atol=1e-15)
-    only_one = members.step_stderr(draws[:, :, :1])
+    np.testing.assert_allclose(measures.step_stderr(draws), np.zeros((1, 3, 1)), atol=1e-15)
+    only_one = measures.step_stderr(draws[:, :, :1])
     np.testing.assert_array_equal(only_one, np.zeros((1, 1, 1)))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import iw_jax as iw
 from experiments import beta_sweep
-from experiments.common import checkpoint, command, members
+from experiments.common import checkpoint, command, measures
 
 ROOT = Path(__file__).parents[2]
 # The smallest sweep that has all stages; one compilation serves all runs of this file.
@@ -83,7 +83,7 @@ def stop_at(monkeypatch, holder, name, call, error=Stop):
     ("holder", "name", "call"),
     [
         (iw, "sweep_step", 7),
-        (members, "accuracies", 1),
+        (measures, "accuracies", 1),
     ],
 )
 def test_a_stopped_run_ends_with_the_same_table(

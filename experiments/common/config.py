@@ -1,0 +1,161 @@
+"""What all experiments can be told, and the data, network and training that follow from it."""
+
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optax
+
+import iw_jax as iw
+from iw_jax import data, nets
+
+CROP = 28  # pixels a side that the small AlexNet of Zhang et al. sees
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How the codes of an experiment are minimised; the common part of its Config.
+
+    Attributes:
+      network: mlp, small_alexnet, all_cnn or resnet18.
+      widths: hidden units of the mlp.
+      code: family of Q: one scale a layer, one scale a weight, that plus 8 shared directions, or
+        multiplicative log-normal noise (whose prior is log-uniform, without scales).
+      prior: scale of the Gaussian prior P: learned for each layer, learned for all weights, or
+        fixed at the size of the network's initialisation.
+      initial_noise: the code's first standard deviation, in units of the prior's.
+      num_steps: optimiser steps of every member.
+      noise: how E_Q[L] is estimated in a step: one weight draw, an antithetic pair, or local
+        reparameterisation (mlp with a diagonal or isotropic code). See docs/variance.md.
+      batch_size: examples a step, and in a chunk of the evaluation.
+      learning_rate: Adam's, in units of the prior; decays to 0 along a cosine.
+      num_draws: weight draws of the evaluation.
+      member_batch: (targets, beta) cells computed at once; 0 for all. Lower it if memory is short.
+    """
+
+    network: str = "mlp"
+    widths: tuple[int, ...] = (100,)
+    code: Literal["isotropic", "diagonal", "low_rank", "log_normal"] = "diagonal"
+    prior: Literal["layer", "global", "fixed"] = "layer"
+    initial_noise: float = 0.1
+    num_steps: int = 3000
+    noise: Literal["weight", "antithetic", "local"] = "weight"
+    batch_size: int = 200
+    learning_rate: float = 0.03
+    num_draws: int = 64
+    member_batch: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that no run could use, before anything is loaded."""
+        known = {
+            "network": nets.NAMES,
+            "dataset": data.NAMES,
+            "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
+            "prior": ("layer", "global", "fixed"),
+            "noise": ("weight", "antithetic", "local"),
+        }
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _LEAST:
+                least = _LEAST[field.name]
+                _require(value >= least, field.name, f"an integer of at least {least}", value)
+            elif field.name in ("initial_noise", "learning_rate"):
+                _require(_positive(value), field.name, "positive and finite", value)
+            elif field.name in ("betas", "numbers"):
+                rising = all(a < b for a, b in itertools.pairwise(value))
+                good = len(value) > 0 and rising and all(map(_positive, value))
+                _require(good, field.name, "positive, finite and increasing", value)
+            elif field.name == "widths":
+                _require(all(w >= 1 for w in value), field.name, "at least 1 each", value)
+            elif field.name in known:
+                names = ", ".join(known[field.name])
+                _require(value in known[field.name], field.name, f"one of {names}", value)
+        local = self.network == "mlp" and self.code in ("diagonal", "isotropic")
+        _require(
+            local or self.noise != "local",
+            "noise",
+            "weight or antithetic unless network is mlp and code diagonal or isotropic",
+            self.noise,
+        )
+
+
+# The smallest value that each whole number of a config may have.
+_LEAST = {
+    "num_steps": 1,
+    "batch_size": 1,
+    "num_draws": 2,
+    "member_batch": 0,
+    "num_examples": 0,
+    "num_seeds": 1,
+    "num_matvecs": 4,
+    "seed": 0,
+}
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _require(condition: bool, name: str, allowed: str, given: Any) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {allowed}, got {given!r}")
+
+
+def network(config: TrainingConfig, num_classes: int) -> nets.Network:
+    """The network of a config."""
+    if config.network == "mlp":
+        return nets.mlp(num_classes, widths=config.widths)
+    return nets.make(config.network, num_classes)
+
+
+def sweep_options(config: TrainingConfig, num_classes: int) -> dict[str, Any]:
+    """The arguments of `iw.sweep` that a config settles."""
+    estimator = iw.antithetic_noise if config.noise == "antithetic" else iw.weight_noise
+    if config.noise == "local":
+        estimator = iw.local_noise(nets.mlp_local(num_classes, widths=config.widths))
+    return {
+        "optimizer": optimizer(config.learning_rate, config.num_steps),
+        "num_steps": config.num_steps,
+        "batch_size": config.batch_size,
+        "estimator": estimator,
+        "learn_prior": config.prior != "fixed" and config.code != "log_normal",
+        "member_batch": config.member_batch or None,
+        "num_draws": config.num_draws,
+    }
+
+
+@functools.cache  # an optimiser is known by identity: the same one must not compile twice
+def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+    """Adam with a cosine decay to 0."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+
+def load(config: TrainingConfig, data_dir: Path | None, num_examples: int) -> data.Dataset:
+    """The data set, true labels, as the network wants it.
+
+    Args:
+      config: with `dataset` and `seed`.
+      data_dir: folder of prepared TFDS sets.
+      num_examples: training examples; 0 for all.
+    """
+    dataset = data.load(
+        config.dataset, data_dir=data_dir, num_examples=num_examples or None, seed=config.seed
+    )
+    if config.network == "small_alexnet" and min(dataset.train_inputs.shape[1:3]) > CROP:
+        return data.central_crop(dataset, CROP)
+    return dataset
+
+
+def random_labels(config: TrainingConfig, dataset: data.Dataset) -> np.ndarray:
+    """Labels that tell nothing, (S, N), other ones for each seed and each root seed."""
+    count = len(dataset.train_targets)
+    seeds = [label_seed(config.seed, s) for s in range(config.num_seeds)]
+    return np.stack([data.random_labels(s, count, dataset.num_classes) for s in seeds])
+
+
+def label_seed(root: int, seed: int) -> int:
+    """A seed for the labels of one seed of a run, different for every root."""
+    return int(np.random.SeedSequence((root, seed)).generate_state(1)[0])
