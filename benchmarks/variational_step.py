@@ -99,6 +99,7 @@ def library(batch_size: int | None, num_steps: int) -> Program:
         num_steps=20 * num_steps,
         num_rounds=20,
         batch_size=batch_size,
+        estimator=iw.weight_noise,  # one draw, as the peers take
     )
     return lambda: iw.sweep_step(problem, state).history
 

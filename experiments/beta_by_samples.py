@@ -40,7 +40,6 @@ class Config(common.TrainingConfig):
       seed: root of all randomness.
     """
 
-    num_steps: int = 2000
     dataset: str = "digits"
     numbers: tuple[int, ...] = (90, 180, 360, 720, 1437)
     betas: tuple[float, ...] = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -27,9 +27,9 @@ from iw_jax import data
 
 KINDS = ("real", "random")
 
-# Four decades; dense where digits change over: random labels near 0.14, real ones near 4.5.
+# Four decades; dense where digits change over: random labels near 0.2, real ones near 5.
 DIGITS_BETAS = (
-    *(0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.12, 0.14, 0.16, 0.2),
+    *(0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.14, 0.17, 0.2, 0.25),
     *(0.4, 1.0, 2.0, 3.0, 4.0, 4.5, 5.0, 5.5, 6.0, 15.0),
 )
 

@@ -12,6 +12,7 @@ import optax
 import iw_jax as iw
 from iw_jax import data, nets
 
+NUM_ROUNDS = 40  # of a sweep: how often codes are exchanged, checkpoints may be written
 CROP = 28  # pixels a side that the small AlexNet of Zhang et al. sees
 
 
@@ -42,7 +43,7 @@ class TrainingConfig:
     prior: Literal["layer", "global", "fixed"] = "layer"
     initial_noise: float = 0.1
     num_steps: int = 3000
-    noise: Literal["weight", "antithetic", "local"] = "weight"
+    noise: Literal["weight", "antithetic", "local"] = "antithetic"
     batch_size: int = 200
     learning_rate: float = 0.03
     num_draws: int = 64
@@ -119,6 +120,7 @@ def sweep_options(config: TrainingConfig, num_classes: int) -> dict[str, Any]:
     return {
         "optimizer": optimizer(config.learning_rate, config.num_steps),
         "num_steps": config.num_steps,
+        "num_rounds": NUM_ROUNDS,
         "batch_size": config.batch_size,
         "estimator": estimator,
         "learn_prior": config.prior != "fixed" and config.code != "log_normal",

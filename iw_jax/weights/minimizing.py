@@ -46,7 +46,7 @@ def minimize(
     num_steps: int,
     batch_size: int | None = None,
     learn_prior: bool = False,
-    estimator: LossEstimator = lagrangian.weight_noise,
+    estimator: LossEstimator = lagrangian.antithetic_noise,
     num_rounds: int = 20,
     num_draws: int = 64,
     callback: Callable[[SweepState], None] | None = None,
