@@ -42,7 +42,7 @@ class TrainingConfig:
     code: Literal["isotropic", "diagonal", "low_rank", "log_normal"] = "diagonal"
     prior: Literal["layer", "global", "fixed"] = "layer"
     initial_noise: float = 0.1
-    num_steps: int = 3000
+    num_steps: int = 2600
     noise: Literal["weight", "antithetic", "local"] = "antithetic"
     batch_size: int = 200
     learning_rate: float = 0.03
