@@ -29,10 +29,9 @@ from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
 from iw_jax.weights.members import Sweep, SweepState, decode, initial_state, map_cells
 from iw_jax.weights.training import minibatches, train
 
-# Codes change hands between these fractions of the steps. Early on the smallest β, which fits
-# fastest, would hand its long code to all others, and they would shorten it only slowly; the last
-# steps settle every code on its own β.
-EXCHANGE = (0.5, 0.98)
+# Codes change hands from this fraction of the steps on. Before, the smallest β, which fits fastest,
+# would hand its long code to all others, and they would shorten it only slowly.
+EXCHANGE_FROM = 0.5
 
 
 class Diverged(FloatingPointError):
@@ -271,7 +270,7 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
     step = state.step + length
     if problem.exchange:
         members = jax.lax.cond(
-            (EXCHANGE[0] * problem.num_steps <= step) & (step <= EXCHANGE[1] * problem.num_steps),
+            step >= EXCHANGE_FROM * problem.num_steps,
             functools.partial(exchange_codes, problem, exchange_keys),
             lambda unchanged: unchanged,
             members,
