@@ -7,10 +7,9 @@ from iw_jax import trees
 from iw_jax.weights import lagrangian
 from iw_jax.weights.members import Member, Sweep, decode, map_cells
 
-# Weight draws that a comparison of two codes rests on, and by how many standard errors of their
-# (paired) difference one must be ahead: t > 3 at 7 degrees of freedom, by luck once in a hundred.
-DRAWS = 8
-STANDARD_ERRORS = 3.0
+# By how many standard errors of the paired difference a code must be ahead to be taken over. More
+# would leave gains on the table that the evaluation sees; less would follow the draws.
+STANDARD_ERRORS = 1.0
 
 
 def evaluate(problem: Sweep, keys: jax.Array, members: Member, num_draws: int):
@@ -31,16 +30,16 @@ def evaluate(problem: Sweep, keys: jax.Array, members: Member, num_draws: int):
     return jnp.moveaxis(draws, -1, 0), kl
 
 
-def exchange_codes(problem: Sweep, keys: jax.Array, members: Member) -> Member:
+def exchange_codes(problem: Sweep, keys: jax.Array, num_draws: int, members: Member) -> Member:
     """Every β takes over the code of the β on its curve that has the lowest C_β for it."""
-    draws, kl = evaluate(problem, keys, members, DRAWS)
+    draws, kl = evaluate(problem, keys, members, num_draws)
     draws, kl = along_beta(problem, draws, 1), along_beta(problem, kl, 0)
     betas = problem.betas[: problem.num_betas]
     # Cost of the code of β_j at the price β_i: axes (draws, T, i, j, S).
     cost = draws[:, :, None] + betas[:, None, None] * kl[None, :, None]
     own = jnp.einsum("dtiis->dtis", cost)[:, :, :, None]
     gain = own - cost
-    mean, stderr = gain.mean(0), gain.std(0, ddof=1) / jnp.sqrt(DRAWS)
+    mean, stderr = gain.mean(0), gain.std(0, ddof=1) / jnp.sqrt(num_draws)
     clear = jnp.where(mean > STANDARD_ERRORS * stderr, mean, 0.0)  # 0 on the diagonal: keep
     best = jnp.argmax(clear, axis=2)  # (T, B, S)
     source = jnp.where(clear.max(axis=2) > 0, best, jnp.arange(problem.num_betas)[:, None])

@@ -32,6 +32,8 @@ from iw_jax.weights.training import minibatches, train
 # Codes change hands from this fraction of the steps on. Before, the smallest β, which fits fastest,
 # would hand its long code to all others, and they would shorten it only slowly.
 EXCHANGE_FROM = 0.5
+# Weight draws behind each of these comparisons; paired, so few are enough.
+EXCHANGE_DRAWS = 8
 
 
 class Diverged(FloatingPointError):
@@ -234,7 +236,7 @@ def sweep_step(problem: Sweep, state: SweepState) -> SweepState:
 
 
 def sweep_finish(problem: Sweep, state: SweepState, *, num_draws: int = 64) -> SweepResult:
-    """Evaluates every member on all examples with fresh weight draws.
+    """Evaluates every member on all examples with fresh weight draws, after a last exchange.
 
     Args:
       problem: from `make_sweep`.
@@ -271,7 +273,7 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
     if problem.exchange:
         members = jax.lax.cond(
             step >= EXCHANGE_FROM * problem.num_steps,
-            functools.partial(exchange_codes, problem, exchange_keys),
+            functools.partial(exchange_codes, problem, exchange_keys, EXCHANGE_DRAWS),
             lambda unchanged: unchanged,
             members,
         )
@@ -280,11 +282,14 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
-    # 0 made the initial codes, 1 + step the rounds; the evaluation comes after all of them.
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, problem.num_steps + 1))(state.keys)
-    draws, kl = evaluate(problem, keys, state.members, num_draws)
+    # 0 made the initial codes, 1 + step the rounds; what comes here comes after all of them.
+    fold = lambda i: jax.vmap(lambda k: jax.random.fold_in(k, problem.num_steps + i))(state.keys)  # noqa: E731
+    members = state.members
+    if problem.exchange:  # once more, as sharply as the evaluation sees; with other draws than it
+        members = exchange_codes(problem, fold(2), num_draws, members)
+    draws, kl = evaluate(problem, fold(1), members, num_draws)
     decode_all = jax.vmap(jax.vmap(decode), in_axes=(0, 0, None))
-    code, prior = decode_all(state.members.code, state.members.log_scale, problem.prior)
+    code, prior = decode_all(members.code, members.log_scale, problem.prior)
 
     draws, kl = along_beta(problem, draws, 1), along_beta(problem, kl, 0)
     betas = problem.betas[: problem.num_betas]
