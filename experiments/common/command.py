@@ -14,12 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.common.results import Folder, ResultsError
+from experiments.common.results import Folder
 
 REPOSITORY = Path(__file__).parents[2]
 
 # Mistakes and mishaps that a user can mend: told in a paragraph, without a traceback.
-_EXPECTED = (ValueError, TypeError, OSError, ImportError, ResultsError, FloatingPointError)
+_EXPECTED = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,11 @@ def main(name: str) -> None:
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")
     except _EXPECTED as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            sys.exit(
+                f"\nerror: the device ran out of memory ({str(error)[:200]}); lower --member-batch "
+                "or --batch-size, and start afresh or under another --name"
+            )
         sys.exit(f"\nerror: {error}")
 
 
