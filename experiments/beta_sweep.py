@@ -289,7 +289,7 @@ def _plot_nats(axis: Any, rows: Rows) -> None:
             _plot_fisher(axis, rows, kind)
     axis.axhline(number * np.log(rows[0]["num_classes"]), color=style.GREY, linestyle="--", lw=1)
     axis.annotate(
-        "N ln K: the labels themselves",
+        "N ln K",
         (0.99, number * np.log(rows[0]["num_classes"])),
         xycoords=("axes fraction", "data"),
         ha="right",
@@ -336,11 +336,12 @@ def _plot_trade(axis: Any, rows: Rows) -> None:
         axis.scatter(
             kl, loss, color=look["color"], marker=look["marker"], s=14, label=look["label"]
         )
-        # A sweep sees the lower convex hull: straight lines, which a symlog axis bends.
-        order = np.argsort(kl.mean(1))
-        fine = np.linspace(0, len(order) - 1, 50 * len(order))
-        hull = (np.interp(fine, range(len(order)), x.mean(1)[order]) for x in (kl, loss))
-        axis.plot(*hull, color=look["color"], linewidth=1)
+        # The lower convex hull as a sweep sees it: E_Q[L] >= C_β - β KL for every code and β.
+        beta = column(rows, kind, "beta")[:, 0]
+        lagrangian = (loss + beta[:, None] * kl).min(1)
+        fine = np.concatenate([np.linspace(0, 1, 200), np.geomspace(1, kl.max(), 200)])
+        hull = (lagrangian[:, None] - beta[:, None] * fine).max(0)
+        axis.plot(fine, hull, color=look["color"], linewidth=1)
     ideal = np.linspace(0, chance, 200)
     axis.plot(
         ideal,

@@ -138,12 +138,10 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
         curves += checks.curves_of(rows, name, config.num_draws, corrupted_fraction=fraction)
     # Beyond its critical β a network gives the corrupted labels up, and its nats fall; the law is
     # for networks that store their labels, so it is asked at the smallest β.
-    rise = np.diff(nats(rows, min(config.betas)).mean(1))
-    rises = checks.Check(
-        "nats in the weights rise with the corrupted fraction",
-        bool((rise > 0).all()),
-        f"smallest step {rise.min():.3g} nats a label at beta = {min(config.betas):g}"
-        + ("" if (rise > 0).all() else "; train longer (--num-steps) or take a smaller beta"),
+    rises = checks.check_rises(
+        f"nats per label rise with the corrupted fraction at beta = {min(config.betas):g}",
+        nats(rows, min(config.betas)),
+        "train longer (--num-steps) or take a smaller beta (--betas)",
     )
     return [*checks.check_curves(curves), rises]
 

@@ -103,6 +103,29 @@ def check_curves(curves: Sequence[Curve]) -> list[Check]:
     return [_verdict(name, excess[name], number // 5) for name in _CLAIMS]
 
 
+def check_rises(name: str, values: np.ndarray, remedy: str) -> Check:
+    """Whether a quantity rises along its first axis, within its spread over seeds.
+
+    The allowance is t * (standard error of a mean step): steps are paired by seed, and their
+    variance is pooled over the steps. One seed shows no spread and gets no allowance.
+
+    Args:
+      name: the claim.
+      values: (X, S) at X increasing settings, for S seeds.
+      remedy: what to do where it does not hold.
+    """
+    steps = np.diff(values, axis=0)
+    number, seeds = steps.shape
+    allowed = 0.0
+    if seeds > 1:
+        t = stats.t.isf(FALSE_ALARM / number, number * (seeds - 1))
+        allowed = t * np.sqrt(steps.var(1, ddof=1).mean() / seeds)
+    smallest = steps.mean(1).min()
+    passed = bool(smallest > -allowed)
+    message = f"smallest step {smallest:.3g}, allowance for the spread over seeds {allowed:.2g}"
+    return Check(name, passed, message if passed else f"{message}: {remedy}")
+
+
 _CLAIMS = {
     "kl": "KL does not increase with beta",
     "loss": "E_Q[L] does not decrease with beta",

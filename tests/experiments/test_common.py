@@ -76,6 +76,28 @@ def test_monte_carlo_noise_alone_raises_no_alarm():
     assert alarms / runs < 0.023
 
 
+def rises(values):
+    return checks.check_rises("rises", np.asarray(values, float), "do more")
+
+
+def test_a_rise_is_judged_by_the_spread_over_seeds():
+    assert rises([[0], [1], [2]]).passed
+    falls = rises([[0], [1], [0.9]])
+    assert not falls.passed
+    assert falls.message.endswith("do more")
+    noisy = np.array([[0, 0.3, -0.3], [1, 0.7, 1.2], [0.9, 1.4, 0.5]])
+    assert rises(noisy).passed
+    assert not rises(noisy + [[0], [0], [-20]]).passed
+
+
+def test_a_level_quantity_raises_no_alarm():
+    rng = np.random.default_rng(0)
+    runs = 1000
+    alarms = sum(not rises(rng.standard_normal((7, 3))).passed for _ in range(runs))
+    # 1 % by design; 2.3 % is 1 % and four standard errors.
+    assert alarms / runs < 0.023
+
+
 def test_a_curve_of_one_beta_has_nothing_to_violate():
     one = checks.Curve("one", BETA[:1], np.ones(1), np.ones(1), np.zeros(1), 15)
     assert all(c.passed for c in checks.check_curves([one]))

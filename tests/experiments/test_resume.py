@@ -17,7 +17,7 @@ import pytest
 
 import iw_jax as iw
 from experiments import beta_sweep
-from experiments.common import checkpoint, command, measures
+from experiments.common import checkpoint, command, measures, results
 
 ROOT = Path(__file__).parents[2]
 # The smallest sweep that has all stages; one compilation serves all runs of this file.
@@ -121,7 +121,7 @@ def test_a_full_disk_at_the_end_costs_no_training(unbroken, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(command.ResultsError, match=r"No space left.*make room"):
+        with pytest.raises(results.ResultsError, match=r"No space left.*make room"):
             run(tmp_path)
     left = {p.name for p in (tmp_path / "beta_sweep" / "tiny").iterdir()}
     assert left == {"config.json", "checkpoints", "partial"}, "half a file is left behind"
