@@ -66,7 +66,7 @@ def dense_measure(A: Operator, *, policy: str = "error") -> measure.SpectralMeas
             half=none,
             exhausted=xp.ones(0, bool),
             cost=A.size,
-            tolerance=measure.spectral_tolerance(nodes, A.dtype),
+            tolerance=measure.spectral_tolerance(nodes, A.size, A.dtype),
             size=A.size,
             policy=policy,
         )

@@ -81,7 +81,7 @@ def spectral_measure(
             half=_scaled(quadrature.gauss(half), A.size),
             exhausted=xp.asarray(coefficients.betas)[:, -1] == 0,
             cost=num_probes * depth,
-            tolerance=measure.spectral_tolerance(gauss.nodes, A.dtype),
+            tolerance=measure.spectral_tolerance(gauss.nodes, A.size, A.dtype),
             size=A.size,
             policy=policy,
         )
