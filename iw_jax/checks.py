@@ -56,9 +56,12 @@ def finite(name: str, value: Any) -> None:
     if not trees.is_concrete(value):
         return
     with jax.ensure_compile_time_eval():  # under jit, operations on constants would be traced
-        good = bool(trees.all_finite(value))
+        good = bool(_all_finite(value))
     if not good:
         raise ValueError(f"{name} must be finite, got NaN or inf in it")
+
+
+_all_finite = jax.jit(trees.all_finite)  # leaf by leaf, every shape would be compiled on its own
 
 
 def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:

@@ -1,5 +1,19 @@
-"""Float64 for every test: closed forms are met to many digits. Keys are made from explicit ints."""
+"""Float64 for every test: closed forms are met to many digits. Keys are made from explicit ints.
 
-import jax
+Most of the time would go into compiling. So LLVM optimises little (JAX_DISABLE_MOST_OPTIMIZATIONS=0
+tests the programs as users run them), and compiled programs are kept under .pytest_cache, keyed by
+what they compute and the versions that made them: workers, subprocesses and the next run share them.
+"""
+
+import os
+from pathlib import Path
+
+_PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402  (reads the environment)
 
 jax.config.update("jax_enable_x64", True)

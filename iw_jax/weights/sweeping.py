@@ -304,6 +304,13 @@ def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
     )
 
 
+@jax.jit
+def _kl_in_units(code: Code, prior: Any) -> jax.Array:
+    """KL(Q‖P); a pair without a closed form says so, and a code that cannot take P's units."""
+    units = code.in_units_of(prior)
+    return units.from_units_of(prior).kl(prior)
+
+
 def _over_members(name: str, given: Any, own: Any, seeds: int) -> np.ndarray:
     """`given`, of shape (T, S, N, ...) or (T, N, ...), or the task's own, as (T, S, N, ...)."""
     own = np.asarray(own)
@@ -340,8 +347,7 @@ def _check_members(
             f"{type(prior).__name__}"
         )
     checks.finite("prior", prior)
-    checks.finite("KL(code || prior)", code.kl(prior))  # a pair without a closed form says so
-    code.in_units_of(prior)  # so does a code that cannot follow its prior's scales
+    checks.finite("KL(code || prior)", _kl_in_units(code, prior))
     outputs_shape = lagrangian.check_code(task_, code)
     for labels in targets.reshape(-1, *targets.shape[2:]):
         task_.likelihood.check(outputs_shape, labels)

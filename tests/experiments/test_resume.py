@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,14 +187,19 @@ def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
             *map(str, value if isinstance(value, tuple) else [value]),
         )
     ]
-    program = (
+    program = (  # with what the fixtures above change
+        "import matplotlib.pyplot as plt\n"
+        "from experiments import beta_sweep\n"
         "from experiments.common import checkpoint, command\n"
         "checkpoint.SECONDS_BETWEEN = 0\n"
+        "beta_sweep.plot = lambda *_: plt.figure()\n"
         "command.main('experiments.beta_sweep')\n"
     )
     words = ["--preset", "quick", *flags, "--results-dir", str(tmp_path), "--name", "tiny"]
-    # The second process loads what the first one compiled.
-    cache = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    # Processes load what is compiled already, from a copy: a kill may leave half a program behind.
+    compiled = tmp_path / "compiled"
+    shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], compiled)
+    cache = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled)}
     start = {"args": [sys.executable, "-c", program, *words], "cwd": ROOT, "env": cache}
     saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
     with open(tmp_path / "said", "w") as said:
