@@ -12,25 +12,25 @@ order) in one compiled loop:
 * numpyro: SVI, AutoNormal guide, one particle, exact KL (TraceMeanField_ELBO) or sampled KL;
 * blackjax: meanfield_vi, one sample, sampled KL, as it comes.
 
-Measured on 2 CPU cores, busy with other work (load 4 to 5), 2026-11-21, jaxlib 0.10.2; medians of
-7 interleaved repetitions, ratios paired:
+Measured on 2 CPU cores, 2026-11-21, jaxlib 0.10.2; medians of 15 interleaved repetitions, ratios
+paired (`--repetitions 15`):
 
     step of              batch     ms  / deterministic  / iw_jax
-    deterministic         2000  29.87             1.00      0.65
-    iw_jax                2000  46.40             1.55      1.00
-    numpyro, exact KL     2000  42.04             1.40      0.93
-    numpyro, sampled KL   2000  42.88             1.43      0.92
-    blackjax              2000  43.45             1.41      0.93
-    deterministic          250   7.40             1.00      0.30
-    iw_jax                 250  25.69             3.36      1.00
-    numpyro, exact KL      250  22.18             3.02      0.88
-    numpyro, sampled KL    250  23.66             3.19      0.92
-    blackjax               250  23.43             3.09      0.92
-    deterministic          200   6.43             1.00      0.26
-    iw_jax                 200  25.35             3.87      1.00
-    numpyro, exact KL      200  23.95             3.30      0.92
-    numpyro, sampled KL    200  24.57             3.81      1.04
-    blackjax               200  22.27             3.36      0.86
+    deterministic         2000  17.86             1.00      0.74
+    iw_jax                2000  23.61             1.34      1.00
+    numpyro, exact KL     2000  25.25             1.45      1.07
+    numpyro, sampled KL   2000  25.55             1.50      1.10
+    blackjax              2000  25.67             1.50      1.14
+    deterministic          250   3.07             1.00      0.40
+    iw_jax                 250   7.20             2.52      1.00
+    numpyro, exact KL      250   9.17             3.09      1.21
+    numpyro, sampled KL    250   9.64             3.26      1.28
+    blackjax               250   9.42             2.88      1.23
+    deterministic          200   2.75             1.00      0.35
+    iw_jax                 200   7.83             2.82      1.00
+    numpyro, exact KL      200   9.44             3.29      1.15
+    numpyro, sampled KL    200   9.34             3.37      1.20
+    blackjax               200   9.51             3.38      1.19
 """
 
 import argparse

@@ -1,13 +1,10 @@
 """The few pytree operations that `jax.tree` and `optax.tree` do not have."""
 
 import dataclasses
-import itertools
-import math
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 PyTree = Any
 _T = TypeVar("_T")
@@ -82,36 +79,6 @@ def broadcast_prefix(name: str, prefix: PyTree, tree: PyTree) -> PyTree:
             f"{name} must be one value or a pytree prefix of the parameters (one value a layer), "
             f"got {jax.tree.structure(prefix)} for parameters {jax.tree.structure(tree)}"
         ) from error
-
-
-def standard_normal(key: jax.Array, like: PyTree) -> PyTree:
-    """Independent N(0, 1) entries, in the structure, shapes and dtypes of `like`.
-
-    One draw, cut into leaves: a generator for every leaf (`optax.tree.random_like`) takes ten times
-    as long to compile for a network of four tensors.
-    """
-    leaves, treedef = jax.tree.flatten(like)
-    sizes = [math.prod(leaf.shape) for leaf in leaves]
-    flat = _normal(key, sum(sizes), jnp.result_type(*leaves))
-    ends = list(itertools.accumulate(sizes))
-    parts = [
-        flat[end - size : end].reshape(leaf.shape).astype(leaf.dtype)
-        for leaf, size, end in zip(leaves, sizes, ends, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, parts)
-
-
-def _normal(key: jax.Array, size: int, dtype: Any) -> jax.Array:
-    """`jax.random.normal`, kept in memory: √2 erf⁻¹(u), in a loop over two halves.
-
-    Elementwise, XLA would fuse it into all that reads the noise and compute it again in each place
-    (`benchmarks/variational_step.py`: a tenth of a step). A loop is a boundary to fusion.
-    """
-    low = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
-    uniform = jax.random.uniform(key, (size + size % 2,), dtype, low, 1)
-    root2 = np.asarray(np.sqrt(2), dtype)
-    halves = jax.lax.map(lambda u: root2 * jax.lax.erf_inv(u), uniform.reshape(2, -1))
-    return halves.reshape(-1)[:size]
 
 
 def is_concrete(tree: PyTree) -> bool:

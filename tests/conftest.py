@@ -1,8 +1,8 @@
 """Float64 for every test: closed forms are met to many digits. Keys are made from explicit ints.
 
-Most of the time would go into compiling. So LLVM optimises little (JAX_DISABLE_MOST_OPTIMIZATIONS=0
-tests the programs as users run them), and compiled programs are kept under .pytest_cache, keyed by
-what they compute and the versions that made them: workers, subprocesses and the next run share them.
+Most of the time would go into compiling. So LLVM optimises little
+(JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them), and compiled programs are
+kept under .pytest_cache, by contents: workers, subprocesses and the next run share them.
 """
 
 import os

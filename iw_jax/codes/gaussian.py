@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from iw_jax import checks, trees
+from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 
@@ -59,7 +60,7 @@ class IsotropicGaussian:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return trees.standard_normal(key, self._centre())
+        return standard_normal(key, self._centre())
 
     def weights(self, noise: PyTree) -> PyTree:
         """mean + scale * noise."""
@@ -147,7 +148,7 @@ class DiagonalGaussian:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return trees.standard_normal(key, self.mean)
+        return standard_normal(key, self.mean)
 
     def weights(self, noise: PyTree) -> PyTree:
         """mean + scale * noise."""

@@ -10,6 +10,7 @@ from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from iw_jax import checks, trees
 from iw_jax.codes import gaussian
+from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 # Neklyudov et al. truncate log|w| to [-20, 0], which forbids weights beyond 1; networks with
@@ -107,7 +108,7 @@ class LogNormalNoise:
 
     def noise(self, key: jax.Array) -> PyTree:
         """Standard normal, of the shape of the weights."""
-        return trees.standard_normal(key, self.location)
+        return standard_normal(key, self.location)
 
     def weights(self, noise: PyTree) -> PyTree:
         """sign(location) exp(t), t the (truncated) normal's quantile at Φ(noise)."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from iw_jax import checks, trees
 from iw_jax.codes import gaussian
+from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 
@@ -57,7 +58,7 @@ class LowRankGaussian:
         key_diagonal, key_factor = jax.random.split(key)
         dtype = jax.tree.leaves(self.mean)[0].dtype
         eta = jax.random.normal(key_factor, (self.rank,), dtype)
-        return trees.standard_normal(key_diagonal, self.mean), eta
+        return standard_normal(key_diagonal, self.mean), eta
 
     def weights(self, noise: PyTree) -> PyTree:
         """Mean + scale * ε + U η."""

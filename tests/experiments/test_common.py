@@ -87,7 +87,7 @@ def test_a_rise_is_judged_by_the_spread_over_seeds():
     assert falls.message.endswith("do more")
     noisy = np.array([[0, 0.3, -0.3], [1, 0.7, 1.2], [0.9, 1.4, 0.5]])
     assert rises(noisy).passed
-    assert not rises(noisy + [[0], [0], [-20]]).passed
+    assert not rises(noisy - [[0], [0], [20]]).passed
 
 
 def test_a_level_quantity_raises_no_alarm():
