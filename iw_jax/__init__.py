@@ -14,10 +14,12 @@ from iw_jax.codes import kl as kl
 from iw_jax.codes import sample as sample
 from iw_jax.curvature import Operator as Operator
 from iw_jax.curvature import SpectralMeasure as SpectralMeasure
+from iw_jax.curvature import empirical_fisher as empirical_fisher
 from iw_jax.curvature import fisher as fisher
 from iw_jax.curvature import ggn as ggn
 from iw_jax.curvature import hessian as hessian
 from iw_jax.curvature import logdet as logdet
+from iw_jax.curvature import mc_fisher as mc_fisher
 from iw_jax.curvature import spectral_measure as spectral_measure
 from iw_jax.estimates import Estimate as Estimate
 from iw_jax.estimates import combine_independent as combine_independent

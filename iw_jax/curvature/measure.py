@@ -100,7 +100,7 @@ class SpectralMeasure:
           ValueError: unless every c is positive and finite.
         """
         lower, upper, known = self._bracket(_log, c)
-        return self._estimate(lower, upper, known)
+        return self._estimate(lower, upper, known, self._at_nodes(_log, c))
 
     def effective_dimension(self, c: Any) -> Estimate:
         """γ(c) = Σ s/(1 + s) = c d/dc log det(I + cA), the effective number of weights.
@@ -115,7 +115,7 @@ class SpectralMeasure:
           ValueError: unless every c is positive and finite.
         """
         lower, upper, known = self._bracket(_effective, c)
-        return self._estimate(lower, upper, known)
+        return self._estimate(lower, upper, known, self._at_nodes(_effective, c))
 
     def information(self, c: Any) -> Estimate:
         """½ Σ [log(1 + s) - s/(1 + s)]: what the covariance contributes to the IW. Halved.
@@ -134,9 +134,9 @@ class SpectralMeasure:
         """
         log_lower, log_upper, log_known = self._bracket(_log, c)
         lower, upper, known = self._bracket(_effective, c)
-        return self._estimate(
-            (log_lower - upper) / 2, (log_upper - lower) / 2, (log_known - known) / 2
-        )
+        at_nodes = (self._at_nodes(_log, c) - self._at_nodes(_effective, c)) / 2
+        ends = (log_lower - upper) / 2, (log_upper - lower) / 2
+        return self._estimate(*ends, (log_known - known) / 2, at_nodes)
 
     def trace(self) -> Estimate:
         """tr A, of A itself whatever the policy; nats per squared weight. No truncation error."""
@@ -152,7 +152,8 @@ class SpectralMeasure:
           f: elementwise on arrays of eigenvalues.
         """
         full, half = (rule.integrate(f) for rule in (self.gauss, self.half))
-        return self._estimate(*self._change(full, half), self.exact.integrate(f))
+        ends = self._change(full, half)
+        return self._estimate(*ends, self.exact.integrate(f), f(self.gauss.nodes))
 
     def _bracket(self, f: Callable[[Array], Array], c: Any) -> tuple[Array, Array, Array]:
         """Lower and upper end for each probe (..., P), and the exact part (...); f of s = cx."""
@@ -172,6 +173,12 @@ class SpectralMeasure:
             return xp.minimum(radau, full), xp.maximum(radau, full), known
         return *self._change(full, integrate(self.half, at)), known
 
+    def _at_nodes(self, f: Callable[[Array], Array], c: Any) -> Array:
+        """f(c |node|) at the Ritz values of every probe: (..., P, k)."""
+        xp = namespace(c, self)
+        at = xp.asarray(c, *([np.float64] if xp is np else []))[..., None, None]
+        return f(at * self._magnitude(self.gauss.nodes))
+
     def _change(self, full: Array, half: Array) -> tuple[Array, Array]:
         xp = namespace(full)
         change = xp.where(self.exhausted, 0, xp.abs(full - half))
@@ -181,20 +188,37 @@ class SpectralMeasure:
         xp = namespace(x)
         return xp.abs(x) if self.policy == "abs" else xp.maximum(x, 0)
 
-    def _estimate(self, lower: Array, upper: Array, known: Array) -> Estimate:
+    def _estimate(self, lower: Array, upper: Array, known: Array, at_nodes: Array) -> Estimate:
         """Means over probes; the spread is the largest of those of lower end, middle and upper."""
-        xp, probes = namespace(lower, known), lower.shape[-1]
+        xp, probes = namespace(lower, known, at_nodes), lower.shape[-1]
         zero = xp.zeros_like(known)
         if probes == 0:
             return Estimate(known, zero, zero + np.inf, known, known, self.cost, zero == 0)
         ends = xp.stack([lower, (lower + upper) / 2, upper])
-        low, middle, high = known + ends.mean(-1)
-        unknown = zero + np.nan
-        stderr = unknown if probes == 1 else ends.std(-1, ddof=1).max(0) / np.sqrt(probes)
+        means = ends.mean(-1)
+        low, middle, high = known + means
+        if probes == 1:
+            stderr = zero + np.nan
+        else:
+            seen = ends.var(-1, ddof=1).max(0)
+            stderr = xp.sqrt(xp.maximum(seen, self._least_variance(at_nodes, means[1])) / probes)
         converged = (high - low) / 2 <= _OPEN * xp.abs(middle)
         if self.policy == "error":
             converged = converged & (self.smallest >= -self.tolerance)
         return Estimate(middle, stderr, zero + (probes - 1), low, high, self.cost, converged)
+
+    def _least_variance(self, at_nodes: Array, trace: Array) -> Array:
+        """What the variance of z'f(A)z is at least, from the Ritz values; f increasing.
+
+        It is 2d/(d+2) Σ_j (f(λ_j) - mean f)² for z uniform on the sphere |z|² = d. An eigenvector
+        that every probe happens to miss makes the mean too small and the spread too; but its
+        eigenvalue is seen all the same: the j-th largest Ritz value is at most λ_j (Cauchy).
+        Without this floor a 95 % interval of six probes held the truth in 88 of 100 runs.
+        """
+        xp = namespace(at_nodes, trace)
+        dimension = self.gauss.weights.sum(-1).max()  # |z|², the same for all probes
+        above = xp.maximum(at_nodes - (trace / dimension)[..., None, None], 0)
+        return 2 * dimension / (dimension + 2) * (above**2).sum(-1).max(-1)
 
     def _extreme(self, kind: str) -> Array:
         parts = [getattr(x, kind)() for x in (self.exact.nodes, self.gauss.nodes) if x.size]

@@ -1,8 +1,4 @@
-"""Symmetric linear operators on weights, known by their products: Hessian, GGN, Fisher, a user's.
-
-All three curvatures are of the SUMMED loss L_D(w) = Σ_i weight_i nll_i(w), so they grow with N;
-their entries are nats per squared weight.
-"""
+"""Symmetric linear operators on weights, known by their products, and their algebra."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +11,10 @@ import numpy as np
 import optax
 
 from iw_jax import checks, trees
-from iw_jax.task import Task, check_task, nll, sum_over_examples
 from iw_jax.trees import PyTree
 
 
-class _Structure(NamedTuple):
+class Structure(NamedTuple):
     """Shapes of a weight tree in a hashable form, since an operator's structure is static."""
 
     treedef: Any
@@ -49,7 +44,7 @@ class Operator:
 
     product: Callable[..., PyTree] = trees.static()
     blocked: bool = trees.static()
-    structure: _Structure = trees.static()
+    structure: Structure = trees.static()
     leaves: tuple[Any, ...]
 
     __array_ufunc__ = None  # lets NumPy scalars leave `scalar * A` to `__rmul__`
@@ -58,7 +53,7 @@ class Operator:
         """Takes product(v, *leaves) -> A v, and `like`, weights or their ShapeDtypeStructs."""
         if not callable(product):
             raise TypeError(f"product must be a function (v, *leaves) -> tree, got {product!r:.80}")
-        structure = _structure(like)
+        structure = structure_of(like)
         object.__setattr__(self, "product", product)
         object.__setattr__(self, "blocked", False)
         object.__setattr__(self, "structure", structure)
@@ -140,13 +135,13 @@ class Operator:
         if not isinstance(other, Operator):
             return NotImplemented
         checks.same_structure("B in A + B", other.like, "the weights of A", self.like)
-        return _blocked(_sum, self, other, structure=self.structure)
+        return blocked(_sum, self, other, structure=self.structure)
 
     def __mul__(self, factor: Any) -> "Operator":
         """factor * A for a scalar."""
         if isinstance(factor, Operator) or jnp.ndim(factor) != 0:
             return NotImplemented
-        return _blocked(_multiple, self, factor, structure=self.structure)
+        return blocked(_multiple, self, factor, structure=self.structure)
 
     __rmul__ = __mul__
 
@@ -162,7 +157,7 @@ class Operator:
         Raises:
           ValueError: if there is no such layer.
         """
-        return _blocked(_Restriction(layer), self, structure=_structure(_select(self.like, layer)))
+        return blocked(_Restriction(layer), self, structure=structure_of(_select(self.like, layer)))
 
     def congruence(self, scales: PyTree) -> "Operator":
         """Λ^½ A Λ^½ for a prior covariance Λ = diag(scales²).
@@ -176,100 +171,11 @@ class Operator:
         """
         checks.positive("scales", scales)
         full = trees.broadcast_prefix("scales", scales, self.like)
-        return _blocked(_congruence, self, full, structure=self.structure)
-
-
-def ggn(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
-    """The generalised Gauss-Newton matrix G = Σ_i weight_i J_i' Λ_i J_i of the summed loss.
-
-    J_i is the Jacobian of the outputs in the weights, Λ_i the likelihood's Fisher in output space,
-    applied in closed form. Positive semi-definite. The network runs at its own matmul precision.
-
-    Args:
-      task: the task.
-      params: weights at which to linearise.
-      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
-
-    Raises:
-      ValueError: where parameters, network and data do not fit (see `check_task`).
-      TypeError: for weights that are not floating-point, or targets of the wrong type.
-    """
-    checks.optional_at_least("batch_size", batch_size, 1)
-    check_task(task, params)
-    return _blocked(_GaussNewton(batch_size), task, params, structure=_structure(params))
-
-
-def fisher(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
-    """The exact Fisher F = Σ_i weight_i E_{y ~ p_i}[g g'], targets y drawn from the model itself.
-
-    g is the gradient of one example's nll in the weights. The expectation is taken in closed form:
-    every likelihood supplies its output-space Fisher, with which F is the matrix `ggn` applies
-    (arXiv:1905.12213 Sec. 2; not the empirical Fisher, which has the data's targets).
-
-    Args:
-      task: the task.
-      params: weights at which to linearise.
-      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
-
-    Raises:
-      ValueError: where parameters, network and data do not fit (see `check_task`).
-      TypeError: for weights that are not floating-point, or targets of the wrong type.
-    """
-    return ggn(task, params, batch_size=batch_size)
-
-
-def hessian(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
-    """The Hessian of the summed loss, forward-over-reverse; usually indefinite.
-
-    Args:
-      task: the task.
-      params: weights at which to differentiate.
-      batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
-
-    Raises:
-      ValueError: where parameters, network and data do not fit (see `check_task`).
-      TypeError: for weights that are not floating-point, or targets of the wrong type.
-    """
-    checks.optional_at_least("batch_size", batch_size, 1)
-    check_task(task, params)
-    return _blocked(_Hessian(batch_size), task, params, structure=_structure(params))
+        return blocked(_congruence, self, full, structure=self.structure)
 
 
 # The products below are module-level functions or frozen dataclasses: equal whenever they mean
 # the same, so that two operators of one kind share one compiled program.
-
-
-@dataclass(frozen=True)
-class _GaussNewton:
-    batch_size: int | None
-
-    def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
-        def on_chunk(chunk: Task) -> PyTree:
-            # Linearised once a chunk; the probes share the forward pass and its residuals.
-            outputs, jvp = jax.linearize(lambda p: chunk.apply_fn(p, chunk.inputs), params)
-            vjp = jax.linear_transpose(jvp, params)
-            weights = chunk.weights.reshape(-1, *[1] * (outputs.ndim - 1))
-
-            def product(v: PyTree) -> PyTree:
-                u = chunk.likelihood.fisher_product(outputs, jvp(v))
-                u = jnp.where(weights > 0, weights * u, 0)
-                return vjp(u.astype(outputs.dtype))[0]
-
-            return jax.vmap(product)(V)
-
-        return sum_over_examples(on_chunk, task, self.batch_size)
-
-
-@dataclass(frozen=True)
-class _Hessian:
-    batch_size: int | None
-
-    def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
-        def on_chunk(chunk: Task) -> PyTree:
-            _, product = jax.linearize(jax.grad(lambda p: nll(chunk, p)), params)
-            return jax.vmap(product)(V)
-
-        return sum_over_examples(on_chunk, task, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -310,11 +216,13 @@ def _each(product: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return lambda V, *leaves: jax.vmap(lambda v: product(v, *leaves))(V)
 
 
-def _blocked(product: Callable[..., PyTree], *leaves: Any, structure: _Structure) -> Operator:
+def blocked(product: Callable[..., PyTree], *leaves: Any, structure: Structure) -> Operator:
+    """An operator from a product (V, *leaves) -> A V on blocks of trees."""
     return trees.build(Operator, product=product, blocked=True, structure=structure, leaves=leaves)
 
 
-def _structure(like: PyTree) -> _Structure:
+def structure_of(like: PyTree) -> Structure:
+    """Shapes and types of floating-point weights; TypeError for others."""
     leaves, treedef = jax.tree.flatten(like)
     shapes = tuple(jnp.shape(x) for x in leaves)
     dtypes = tuple(
@@ -325,7 +233,7 @@ def _structure(like: PyTree) -> _Structure:
             raise TypeError(f"weights must be floating-point arrays, got a leaf of type {dtype}")
     if sum(map(math.prod, shapes)) == 0:
         raise ValueError(f"weights must hold at least one number, got {treedef}")
-    return _Structure(treedef, shapes, dtypes)
+    return Structure(treedef, shapes, dtypes)
 
 
 def _select(tree: PyTree, layer: tuple[Any, ...]) -> PyTree:

@@ -18,8 +18,9 @@ import optax
 
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian
+from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.measure import SpectralMeasure
-from iw_jax.curvature.operators import Operator, ggn
+from iw_jax.curvature.operators import Operator
 from iw_jax.curvature.quadrature import namespace
 from iw_jax.curvature.stochastic import spectral_measure
 from iw_jax.estimates import Estimate

@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iw_jax.curvature import Operator, fisher, ggn, hessian, to_dense
+from iw_jax.curvature import (
+    Operator,
+    empirical_fisher,
+    fisher,
+    ggn,
+    hessian,
+    mc_fisher,
+    to_dense,
+)
 from iw_jax.likelihoods import Bernoulli, Categorical, GaussianLikelihood
 from iw_jax.task import Task, nll
 
@@ -87,6 +95,58 @@ def test_fisher_is_the_expectation_over_the_models_own_labels():
     np.testing.assert_allclose(to_dense(fisher(task, MLP)), expected, atol=1e-10)
 
 
+def score_outer_products(task, params, targets):
+    """Σ_i weight_i g_i g_i', one Jacobian of all nlls."""
+    w, unravel = flat(params)
+    g = jax.jacobian(lambda w: task.likelihood.nll(task.apply_fn(unravel(w), task.inputs), targets))
+    g = np.asarray(g(w))
+    return np.einsum("i,ia,ib->ab", np.asarray(task.weights), g, g)
+
+
+def test_the_empirical_fisher_has_the_targets_of_the_data(likelihood):
+    task = task_of(likelihood)
+    expected = score_outer_products(task, MLP, task.targets)
+    np.testing.assert_allclose(to_dense(empirical_fisher(task, MLP)), expected, atol=1e-10)
+
+
+def test_a_monte_carlo_fisher_is_the_mean_over_its_targets(likelihood):
+    task = task_of(likelihood)
+    A = mc_fisher(jax.random.key(0), task, MLP, num_draws=3)
+    targets = jnp.moveaxis(A.leaves[0].targets, 1, 0)
+    assert targets.shape == (3, *task.targets.shape)
+    expected = np.mean([score_outer_products(task, MLP, y) for y in targets], axis=0)
+    np.testing.assert_allclose(to_dense(A), expected, atol=1e-10)
+
+
+def test_monte_carlo_fishers_are_unbiased(likelihood):
+    task, repetitions = task_of(likelihood, linear), 400
+    keys = jax.random.split(jax.random.key(1), repetitions)
+    draws = np.stack([to_dense(mc_fisher(k, task, LINEAR, num_draws=4)) for k in keys])
+    error = draws.mean(0) - to_dense(fisher(task, LINEAR))
+    z = error[np.triu_indices_from(error)] / draws.std(0)[np.triu_indices_from(error)]
+    z *= np.sqrt(repetitions)
+    assert np.abs(z).max() < 5, "no entry is off, whatever their correlation"
+    assert np.abs(np.mean(z**2) - 1) < 1
+
+
+def test_monte_carlo_targets_do_not_depend_on_the_chunks():
+    task, key = task_of(Categorical()), jax.random.key(2)
+    whole = to_dense(mc_fisher(key, task, MLP, num_draws=2))
+    for batch_size in (1, 4, 50):
+        chunked = mc_fisher(key, task, MLP, num_draws=2, batch_size=batch_size)
+        np.testing.assert_allclose(to_dense(chunked), whole, atol=1e-11)
+    other = to_dense(mc_fisher(jax.random.key(3), task, MLP, num_draws=2))
+    assert np.abs(other - whole).max() > 1e-3
+
+
+def test_bad_keys_and_counts_are_named():
+    task = task_of(Categorical())
+    with pytest.raises(TypeError, match="key"):
+        mc_fisher(jnp.zeros(2, jnp.uint32), task, MLP)
+    with pytest.raises(ValueError, match="num_draws must be an integer of at least 1, got 0"):
+        mc_fisher(jax.random.key(0), task, MLP, num_draws=0)
+
+
 def test_hessian_is_jax_hessian(likelihood):
     task = task_of(likelihood)
     w, unravel = flat(MLP)
@@ -103,7 +163,7 @@ def test_hessian_equals_fisher_where_the_model_is_linear_in_its_weights(likeliho
         )
 
 
-@pytest.mark.parametrize("curvature", [ggn, hessian])
+@pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
 @pytest.mark.parametrize("batch_size", [1, 4, 13, 50])
 def test_chunks_do_not_change_the_product(curvature, batch_size):
     task = task_of(Categorical())
@@ -113,7 +173,7 @@ def test_chunks_do_not_change_the_product(curvature, batch_size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), whole, chunked)
 
 
-@pytest.mark.parametrize("curvature", [ggn, hessian])
+@pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
 def test_a_masked_example_does_not_count(curvature):
     task = task_of(Categorical())
     kept = np.flatnonzero(WEIGHTS)
