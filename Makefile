@@ -22,8 +22,8 @@ sweep: env  ## run the first experiment: information in the weights as β varies
 test: env  ## run the tests, without the slow ones
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
-test-all: env  ## run every test, the slow ones too
-	@$(VENV)/bin/python -m pytest -m "" $(ARGS)
+test-all: env  ## run every test, the slow ones too, on programs as users compile them
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(VENV)/bin/python -m pytest -m "" $(ARGS)
 
 test-latest:  ## run the tests on Python 3.12 or newer with the newest releases, in .venv-latest
 	@sh -c "$$FUNCTIONS$$ENV_LATEST"

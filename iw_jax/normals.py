@@ -22,7 +22,8 @@ def standard_normal(key: jax.Array, like: PyTree) -> PyTree:
     """
     leaves, treedef = jax.tree.flatten(like)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
-    flat = _normal(key, sum(sizes), jnp.result_type(*leaves))
+    dtype = jnp.result_type(jnp.float32, *leaves)  # in bfloat16 there are 128 different draws
+    flat = _normal(key, sum(sizes), dtype)
     ends = list(itertools.accumulate(sizes))
     parts = [
         flat[end - size : end].reshape(leaf.shape).astype(leaf.dtype)

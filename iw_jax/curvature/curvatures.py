@@ -4,6 +4,7 @@ All are of the SUMMED loss L_D(w) = Σ_i weight_i nll_i(w), so they grow with N;
 nats per squared weight.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from iw_jax import checks, trees
-from iw_jax.curvature.operators import Operator, blocked, structure_of
-from iw_jax.task import Task, check_task, nll, sum_over_examples
+from iw_jax.curvature.operators import Operator, Root, blocked, structure_of
+from iw_jax.task import Task, check_task, nll, sum_over_examples, take
 from iw_jax.trees import PyTree
 
 
@@ -33,9 +34,10 @@ def ggn(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operato
       TypeError: for weights that are not floating-point, or targets of the wrong type.
     """
     checks.optional_at_least("batch_size", batch_size, 1)
-    check_task(task, params)
+    examples, *outputs = check_task(task, params)
     product = _GaussNewton(batch_size, _exact_metric)
-    return blocked(product, task, params, structure=structure_of(params))
+    root = Root(_ggn_rows, examples, math.prod(outputs))
+    return blocked(product, task, params, structure=structure_of(params), root=root)
 
 
 def fisher(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
@@ -69,12 +71,16 @@ def mc_fisher(
 
     g_im is the gradient of the nll of (x_i, y_im) in the weights: squares are taken example by
     example, so that E[F̂] = F at every `batch_size`. The targets are drawn once, when the operator
-    is made; they do not depend on `batch_size`. `fisher` is this for infinitely many draws, at the
-    price of one; the estimate is for likelihoods without a closed-form Fisher, and for comparisons.
+    is made; they do not depend on `batch_size`.
+
+    Products and the trace are unbiased. log det, γ and the information are concave in A, and the
+    rank of F̂ is at most N * num_draws: those of F̂ lie BELOW those of F (30 examples with one draw
+    each: by half), and a measure's interval holds for F̂. `fisher` is F̂ for infinitely many draws
+    at the price of one; F̂ is for comparisons.
 
     Args:
       key: a typed random key, for the targets.
-      task: the task; its own targets play no part.
+      task: the task; its own targets must be valid, but play no part.
       params: weights at which to linearise.
       num_draws: targets M for each example, which share its forward pass.
       batch_size: examples a chunk, so that memory does not grow with N; None for all at once.
@@ -157,9 +163,33 @@ class _GaussNewton:
                 u = jnp.where(weights > 0, weights * u, 0)
                 return vjp(u.astype(outputs.dtype))[0]
 
-            return jax.vmap(product)(V)
+            return _each_probe(product, V)
 
         return sum_over_examples(on_chunk, task, self.batch_size)
+
+
+def _each_probe(product: Callable[[PyTree], PyTree], V: PyTree) -> PyTree:
+    """The product of each of a block of vectors with the same linearisation.
+
+    On a CPU one after the other: each fills the processor, its activations stay in the cache, and
+    memory does not grow with the block. Elsewhere together.
+    """
+    return jax.lax.map(product, V) if jax.default_backend() == "cpu" else jax.vmap(product)(V)
+
+
+def _ggn_rows(indices: jax.Array, task: Task, params: PyTree) -> PyTree:
+    """sqrt(weight_i) S_i' J_i for some examples, with Λ_i = S_i S_i'."""
+    chunk = take(task, indices)
+
+    def rows(inputs: PyTree, weight: jax.Array) -> PyTree:
+        alone = jax.tree.map(lambda x: x[None], inputs)
+        outputs, vjp = jax.vjp(lambda p: chunk.apply_fn(p, alone), params)
+        axes = jnp.eye(outputs.size, dtype=outputs.dtype).reshape(-1, *outputs.shape)
+        S = jax.vmap(lambda e: chunk.likelihood.root_product(outputs, e))(axes)
+        return jax.vmap(lambda u: vjp(u)[0])((jnp.sqrt(weight) * S).astype(outputs.dtype))
+
+    by_example = jax.vmap(rows)(chunk.inputs, chunk.weights)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_example)
 
 
 def _exact_metric(chunk: Task, outputs: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -201,6 +231,6 @@ class _Hessian:
     def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
         def on_chunk(chunk: Task) -> PyTree:
             _, product = jax.linearize(jax.grad(lambda p: nll(chunk, p)), params)
-            return jax.vmap(product)(V)
+            return _each_probe(product, V)
 
         return sum_over_examples(on_chunk, task, self.batch_size)

@@ -6,7 +6,7 @@ import numpy as np
 
 from iw_jax.curvature import measure
 from iw_jax.curvature.operators import Operator
-from iw_jax.curvature.quadrature import Quadrature, namespace
+from iw_jax.curvature.quadrature import namespace, widened
 
 # Columns a block product: enough to fill a processor, few enough that activations stay small.
 _BLOCK = 64
@@ -36,11 +36,13 @@ def eigenvalues(A: Operator) -> np.ndarray:
     Raises:
       ValueError: if a product holds NaN or inf.
     """
-    matrix = to_dense(A)
-    xp = namespace(matrix)
-    matrix = require_finite(matrix)
-    matrix = xp.asarray(matrix, np.float64 if xp is np else jnp.result_type(float))
-    return xp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return symmetric_eigenvalues(require_finite(to_dense(A)))
+
+
+def symmetric_eigenvalues(matrix: jax.Array) -> np.ndarray:
+    """Eigenvalues (n,) of a symmetric matrix, in float64 on the host (traced: the widest type)."""
+    (matrix,) = widened(matrix)
+    return namespace(matrix).linalg.eigvalsh((matrix + matrix.T) / 2)
 
 
 def dense_measure(A: Operator, *, policy: str = "error") -> measure.SpectralMeasure:
@@ -56,21 +58,7 @@ def dense_measure(A: Operator, *, policy: str = "error") -> measure.SpectralMeas
     """
     measure.require_policy(policy)
     nodes = eigenvalues(A)
-    xp = namespace(nodes)
-    none = Quadrature(xp.zeros((0, 1)), xp.zeros((0, 1)))
-    return measure.require_sound(
-        measure.SpectralMeasure(
-            exact=Quadrature(nodes, xp.ones_like(nodes)),
-            gauss=none,
-            radau=none,
-            half=none,
-            exhausted=xp.ones(0, bool),
-            cost=A.size,
-            tolerance=measure.spectral_tolerance(nodes, A.size, A.dtype),
-            size=A.size,
-            policy=policy,
-        )
-    )
+    return measure.require_sound(measure.exact_measure(nodes, A.size, A.dtype, policy, A.size))
 
 
 def require_finite(numbers: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from iw_jax import checks, trees
+from iw_jax.convolutions import with_fast_convolutions
 from iw_jax.trees import PyTree
 
 
@@ -20,6 +21,27 @@ class Structure(NamedTuple):
     treedef: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Root:
+    """The root Φ of A = Φ'Φ, known by its rows: so many for each example.
+
+    Attributes:
+      rows: static function (indices, *leaves) -> the rows of these examples, a block of trees with
+        the examples' rows one after the other on the leading axis.
+      examples: N.
+      outputs: rows of one example.
+    """
+
+    rows: Callable[..., PyTree]
+    examples: int
+    outputs: int
+
+    @property
+    def size(self) -> int:
+        """How many rows Φ has; the rank of A is at most that."""
+        return self.examples * self.outputs
 
 
 @trees.record
@@ -36,6 +58,7 @@ class Operator:
       blocked: whether `product` takes a block of trees with a leading axis.
       structure: static shapes and dtypes of the weights; see `like`.
       leaves: traced arguments of `product`.
+      root: static; Φ where A = Φ'Φ is known in that form (`ggn`), else None.
 
     Raises:
       TypeError: if `product` is not callable, or a leaf of `like` is not floating-point.
@@ -46,6 +69,7 @@ class Operator:
     blocked: bool = trees.static()
     structure: Structure = trees.static()
     leaves: tuple[Any, ...]
+    root: Root | None = trees.static()
 
     __array_ufunc__ = None  # lets NumPy scalars leave `scalar * A` to `__rmul__`
 
@@ -58,6 +82,7 @@ class Operator:
         object.__setattr__(self, "blocked", False)
         object.__setattr__(self, "structure", structure)
         object.__setattr__(self, "leaves", leaves)
+        object.__setattr__(self, "root", None)
         image = jax.eval_shape(lambda v, rest: product(v, *rest), self.like, leaves)
         checks.same_structure("product(v)", image, "like", self.like)
 
@@ -120,14 +145,34 @@ class Operator:
         Returns:
           (P, n), of `dtype`.
         """
+        return self._flatten(self.block(self.unflatten(V)))
+
+    def unflatten(self, V: jax.Array) -> PyTree:
+        """Flat vectors (P, n) as a block of trees."""
         treedef, shapes, dtypes = self.structure
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = [
             part.reshape(-1, *shape).astype(dtype)
             for part, shape, dtype in zip(jnp.split(V, ends, axis=1), shapes, dtypes, strict=True)
         ]
-        image = self.block(jax.tree.unflatten(treedef, parts))
-        flat = [x.reshape(V.shape[0], -1).astype(self.dtype) for x in jax.tree.leaves(image)]
+        return jax.tree.unflatten(treedef, parts)
+
+    def flat_rows(self, indices: jax.Array) -> jax.Array:
+        """Rows of the root Φ, A = Φ'Φ, as flat vectors.
+
+        Args:
+          indices: (m,), examples.
+
+        Returns:
+          (m * root.outputs, n), of `dtype`.
+
+        Raises:
+          ValueError: if the operator has no root.
+        """
+        return self._flatten(_rows(self, indices))
+
+    def _flatten(self, block: PyTree) -> jax.Array:
+        flat = [x.reshape(x.shape[0], -1).astype(self.dtype) for x in jax.tree.leaves(block)]
         return jnp.concatenate(flat, axis=1)
 
     def __add__(self, other: "Operator") -> "Operator":
@@ -141,7 +186,13 @@ class Operator:
         """factor * A for a scalar."""
         if isinstance(factor, Operator) or jnp.ndim(factor) != 0:
             return NotImplemented
-        return blocked(_multiple, self, factor, structure=self.structure)
+        return blocked(
+            _multiple,
+            self,
+            factor,
+            structure=self.structure,
+            root=_rooted(_multiple_rows, self) if _is_positive(factor) else None,
+        )
 
     __rmul__ = __mul__
 
@@ -157,7 +208,12 @@ class Operator:
         Raises:
           ValueError: if there is no such layer.
         """
-        return blocked(_Restriction(layer), self, structure=structure_of(_select(self.like, layer)))
+        return blocked(
+            _Restriction(layer),
+            self,
+            structure=structure_of(_select(self.like, layer)),
+            root=_rooted(_RestrictedRows(layer), self),
+        )
 
     def congruence(self, scales: PyTree) -> "Operator":
         """Λ^½ A Λ^½ for a prior covariance Λ = diag(scales²).
@@ -171,7 +227,8 @@ class Operator:
         """
         checks.positive("scales", scales)
         full = trees.broadcast_prefix("scales", scales, self.like)
-        return blocked(_congruence, self, full, structure=self.structure)
+        root = _rooted(_scaled_rows, self)
+        return blocked(_congruence, self, full, structure=self.structure, root=root)
 
 
 # The products below are module-level functions or frozen dataclasses: equal whenever they mean
@@ -190,6 +247,14 @@ class _Restriction:
         return select(A.block(jax.vmap(lambda v: embed(v)[0])(V)))
 
 
+@dataclass(frozen=True)
+class _RestrictedRows:
+    layer: tuple[Any, ...]
+
+    def __call__(self, indices: jax.Array, A: Operator) -> PyTree:
+        return _select(_rows(A, indices), self.layer)
+
+
 def _sum(V: PyTree, A: Operator, B: Operator) -> PyTree:
     return optax.tree.add(A.block(V), B.block(V))
 
@@ -203,11 +268,39 @@ def _congruence(V: PyTree, A: Operator, scales: PyTree) -> PyTree:
     return jax.tree.map(lambda s, x: s * x, scales, image)
 
 
+def _multiple_rows(indices: jax.Array, A: Operator, factor: Any) -> PyTree:
+    return jax.tree.map(lambda x: jnp.sqrt(factor).astype(x.dtype) * x, _rows(A, indices))
+
+
+def _scaled_rows(indices: jax.Array, A: Operator, scales: PyTree) -> PyTree:
+    return jax.tree.map(lambda s, x: s * x, scales, _rows(A, indices))
+
+
+def _rows(A: Operator, indices: jax.Array) -> PyTree:
+    return require_root(A).rows(indices, *A.leaves)
+
+
+def require_root(A: Operator) -> Root:
+    """The root of A; raises ValueError where it has none."""
+    if A.root is None:
+        raise ValueError("A must have a root, A = Φ'Φ, as `ggn` has; got an operator without one")
+    return A.root
+
+
+def _rooted(rows: Callable[..., PyTree], A: Operator) -> Root | None:
+    """The root of an operator made of A, if A has one; `rows` takes A as its first leaf."""
+    return None if A.root is None else Root(rows, A.root.examples, A.root.outputs)
+
+
+def _is_positive(factor: Any) -> bool:
+    return trees.is_concrete(factor) and bool(factor >= 0)
+
+
 @jax.jit
 def _apply(A: Operator, V: PyTree) -> PyTree:
     V = jax.tree.map(lambda x, s: x.astype(s.dtype), V, A.like)
     product = A.product if A.blocked else _each(A.product)
-    image = product(V, *A.leaves)
+    image = with_fast_convolutions(product)(V, *A.leaves)
     return jax.tree.map(lambda x, s: x.astype(s.dtype), image, A.like)
 
 
@@ -216,9 +309,16 @@ def _each(product: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return lambda V, *leaves: jax.vmap(lambda v: product(v, *leaves))(V)
 
 
-def blocked(product: Callable[..., PyTree], *leaves: Any, structure: Structure) -> Operator:
-    """An operator from a product (V, *leaves) -> A V on blocks of trees."""
-    return trees.build(Operator, product=product, blocked=True, structure=structure, leaves=leaves)
+def blocked(
+    product: Callable[..., PyTree],
+    *leaves: Any,
+    structure: Structure,
+    root: Root | None = None,
+) -> Operator:
+    """An operator from a product (V, *leaves) -> A V on blocks of trees, and perhaps its root."""
+    return trees.build(
+        Operator, product=product, blocked=True, structure=structure, leaves=leaves, root=root
+    )
 
 
 def structure_of(like: PyTree) -> Structure:

@@ -1,42 +1,40 @@
-"""Gauss and Gauss-Radau rules from Lanczos coefficients: nodes, weights, and bounds from them.
+"""Quadrature rules from T = S'AS: nodes, weights, and bounds from them.
 
-The rules live in float64 on the host (NumPy) where the coefficients are concrete, and in the
-widest JAX type where they are traced, so that the same lines work under `jit`.
+The rules live in float64 on the host (NumPy) where T is concrete, and in the widest JAX type where
+it is traced, so that the same lines work under `jit`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import trees
-from iw_jax.curvature.lanczos import Tridiagonal
 
 Array = Any
 
 # Below this part of the largest Ritz value a Ritz value is 0 as far as float64 can tell.
 _SINGULAR = 1e-12
 
-# The last diagonal entry of the Radau matrix stays below the largest Ritz value over this.
+# The completed corner of the Radau matrix stays below the largest Ritz value over this.
 _SMALL = 1e-8
 
 
 @trees.record
 class Quadrature:
-    """v'f(A)v ≈ Σ_j weights_j f(nodes_j), a rule for each starting vector v.
+    """tr f(A) ≈ Σ_j f(nodes_j) (head_j + mean over probes of probes_j).
 
     Attributes:
-      nodes: (..., k), Ritz values.
-      weights: (..., k), summing to |v|².
+      nodes: (k,), Ritz values.
+      head: (k,), weights of tr Q'f(A)Q for the deflated directions Q; they sum to their number.
+      tail: (k,), weights of the trace of f(T) over the other directions of the space.
+      probes: (P, k), weights of z'f(A)z for each random probe; they sum to |z|².
     """
 
     nodes: Array
-    weights: Array
-
-    def integrate(self, f: Callable[[Array], Array]) -> Array:
-        """Σ_j weights_j f(nodes_j), (...,); f maps arrays elementwise."""
-        return (self.weights * f(self.nodes)).sum(-1)
+    head: Array
+    tail: Array
+    probes: Array
 
 
 def namespace(*arrays: Any) -> Any:
@@ -44,80 +42,90 @@ def namespace(*arrays: Any) -> Any:
     return np if trees.is_concrete(arrays) else jnp
 
 
-def gauss(coefficients: Tridiagonal) -> Quadrature:
-    """The Gauss rule: exact for polynomials of degree < 2k, for unit starting vectors.
+def widened(*arrays: Any) -> list[Array]:
+    """Arrays in float64 on the host, or the widest JAX type where one is traced."""
+    xp = namespace(*arrays)
+    dtype = np.float64 if xp is np else jnp.result_type(float)
+    return [xp.asarray(x).astype(dtype) for x in arrays]
 
-    An upper bound on v'f(A)v for f = log(1 + cx) and cx/(1 + cx), whose even derivatives are
-    negative.
+
+def gauss(matrix: Array, probes: Array, present: Array, head: int) -> tuple[Quadrature, Array]:
+    """The block Gauss rule on the whole space: z'f(A)z ≈ p'f(T)p for z = S'p.
+
+    An upper bound for f = log(1 + cx) and cx/(1 + cx) with A positive semi-definite: both are
+    operator concave, so that S f(A) S' <= f(S A S') (Jensen).
 
     Args:
-      coefficients: of Lanczos, (..., k).
+      matrix: T, (k, k).
+      probes: (P, k), coordinates p of each probe in the basis.
+      present: (k,), 1 for directions of the basis, 0 for rows that are empty.
+      head: the first so many rows of the basis are the deflated directions Q.
 
     Returns:
-      Rules (..., k).
+      The rule; and the matrix (k, k) W with |f(T) on the rows that are not in Q|² = f'W f, of the
+      Frobenius norm, f the values at the nodes.
     """
-    alphas, betas, _ = _widened(coefficients)
-    return _rule(alphas, betas)
+    matrix, probes, present = widened(matrix, probes, present)
+    rule, vectors = _rule(matrix, probes, present, head)
+    tail = vectors[head:]
+    return rule, (tail.T @ tail) ** 2
 
 
-def gauss_radau(coefficients: Tridiagonal) -> Quadrature:
-    """The Gauss-Radau rule with a node at 0, for a positive semi-definite A.
+def gauss_radau(
+    matrix: Array,
+    probes: Array,
+    present: Array,
+    head: int,
+    residual_gram: Array,
+    owners: Array,
+    resolution: float,
+) -> Quadrature:
+    """The block Gauss-Radau rule with nodes at 0, for a positive semi-definite A.
 
-    A lower bound on v'f(A)v for f = log(1 + cx) and cx/(1 + cx), whose odd derivatives are
-    positive. Where T is numerically singular the node moves to -1e-12 times the largest Ritz value,
-    still below the spectrum.
+    Extends T by the directions R of the residuals, A S' = S'T + R'C. Their own corner of A is not
+    known, but it is at least C T^-1 C', else A were not positive semi-definite. With that corner
+    the extended matrix is a lower bound of A (the Nyström approximation A S'T^-1 S A), and as
+    log(1 + cx) and cx/(1 + cx) are operator monotone, the rule is a lower bound of z'f(A)z. Where T
+    is numerically singular the nodes move slightly below 0.
 
     Args:
-      coefficients: of Lanczos, (..., k).
-
-    Returns:
-      Rules (..., k + 1).
+      matrix: T, (k, k).
+      probes: (P, k), coordinates of each probe in the basis.
+      present: (k,), 1 for directions of the basis, 0 for rows that are empty.
+      head: the first so many rows of the basis are the deflated directions Q.
+      residual_gram: (r, r), inner products of the residuals.
+      owners: (r,), the rows of the basis whose products left them.
+      resolution: of T, as a part of its largest eigenvalue: eps of the type it was computed in.
 
     References:
-      Golub & Meurant, Matrices, Moments and Quadrature, Sec. 6.2; Bai & Golub 1996.
+      Golub & Meurant, Matrices, Moments and Quadrature, Sec. 6.2 (one vector).
     """
-    alphas, betas, exhausted = _widened(coefficients)
-    xp = namespace(alphas)
-    theta, vectors = xp.linalg.eigh(_matrix(alphas, betas))
-    largest = xp.max(xp.abs(theta), -1, keepdims=True)
-    floor = _SINGULAR * largest
-    node = xp.where(theta[..., :1] < floor, -floor, 0)
-    # d = node + b_k² e_k'(T - node)^-1 e_k. The maximum keeps rounding below the node harmless.
+    matrix, probes, present, residual_gram = widened(matrix, probes, present, residual_gram)
+    xp = namespace(matrix)
+    theta, vectors = xp.linalg.eigh(matrix)
+    largest = xp.max(xp.abs(theta))
+    floor = max(_SINGULAR, resolution) * largest
+    node = xp.where(theta[0] < floor, -floor, 0)
+    squares, directions = xp.linalg.eigh(residual_gram)
+    root = directions * xp.sqrt(xp.maximum(squares, 0))  # residual_gram = root root'
+    couplings = vectors[owners].T @ root  # C' in the eigenbasis of T: (k, r)
+    # The maximum keeps rounding below the node harmless.
     gaps = xp.maximum(theta - node, xp.where(floor > 0, floor, 1))
-    last = betas[..., -1:]
-    d = node[..., 0] + xp.sum((last * vectors[..., -1, :]) ** 2 / gaps, -1)
-    # Lanczos has d <= a_{k+1} <= λ_max. Only where rounding made T singular can d be so large that
-    # it would cost the eigensolver its accuracy.
-    d = xp.minimum(d, (largest + last)[..., 0] / _SMALL)
-    d = xp.where(exhausted, alphas[..., 0], d)
-    return _rule(xp.concatenate([alphas, d[..., None]], -1), xp.concatenate([betas, 0 * last], -1))
+    corner = node * xp.eye(root.shape[0]) + couplings.T @ (couplings / gaps[:, None])
+    # The corner is at most that of A itself. Only where rounding made T singular can it be so large
+    # that it would cost the eigensolver its accuracy.
+    values, axes = xp.linalg.eigh(corner)
+    corner = (axes * xp.minimum(values, largest / _SMALL)) @ axes.T
+    sides = vectors @ couplings
+    extended = xp.concatenate(
+        [xp.concatenate([matrix, sides], 1), xp.concatenate([sides.T, corner], 1)]
+    )
+    none = xp.zeros((probes.shape[0], root.shape[0]))
+    return _rule(extended, xp.concatenate([probes, none], 1), present, head)[0]
 
 
-def leading(coefficients: Tridiagonal, depth: int) -> Tridiagonal:
-    """What Lanczos would have returned after `depth` of its steps."""
-    return Tridiagonal(coefficients.alphas[..., :depth], coefficients.betas[..., :depth])
-
-
-def _widened(coefficients: Tridiagonal) -> tuple[Array, Array, Array]:
-    """Coefficients in the widest type, and whether the Krylov space was exhausted, (...,).
-
-    Diagonal entries past a breakdown carry no weight; a_1 there (any value inside the spectrum
-    would do) keeps f from being asked at 0, where it may not be defined.
-    """
-    xp = namespace(coefficients)
-    dtype = np.float64 if xp is np else jnp.result_type(float)
-    alphas, betas = (xp.asarray(x).astype(dtype) for x in (coefficients.alphas, coefficients.betas))
-    coupled = xp.concatenate([xp.ones_like(betas[..., :1]), betas[..., :-1]], -1) > 0
-    alphas = xp.where(xp.cumprod(coupled, -1) > 0, alphas, alphas[..., :1])
-    return alphas, betas, betas[..., -1] == 0
-
-
-def _matrix(alphas: Array, betas: Array) -> Array:
-    xp, k = namespace(alphas), alphas.shape[-1]
-    upper = xp.eye(k, k=1) * betas[..., :, None]
-    return xp.eye(k) * alphas[..., :, None] + upper + xp.swapaxes(upper, -1, -2)
-
-
-def _rule(alphas: Array, betas: Array) -> Quadrature:
-    nodes, vectors = namespace(alphas).linalg.eigh(_matrix(alphas, betas))
-    return Quadrature(nodes, vectors[..., 0, :] ** 2)
+def _rule(matrix: Array, probes: Array, present: Array, head: int) -> tuple[Quadrature, Array]:
+    nodes, vectors = namespace(matrix).linalg.eigh(matrix)
+    squares, k = vectors**2, len(present)
+    inside, outside = present[:head] @ squares[:head], present[head:] @ squares[head:k]
+    return Quadrature(nodes, inside, outside, (probes @ vectors) ** 2), vectors

@@ -19,10 +19,10 @@ import optax
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian
 from iw_jax.curvature.curvatures import ggn
+from iw_jax.curvature.growing import Growth, spectral_measure
 from iw_jax.curvature.measure import SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.curvature.quadrature import namespace
-from iw_jax.curvature.stochastic import spectral_measure
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task, nll
 from iw_jax.trees import PyTree
@@ -66,9 +66,11 @@ def fisher_iw(
     beta: Any = 1.0,
     key: jax.Array,
     num_matvecs: int = 240,
+    rtol: float = 0.0,
     batch_size: int | None = None,
     curvature: Callable[..., Operator] = ggn,
     policy: str = "error",
+    callback: Callable[[Growth], None] | None = None,
 ) -> FisherInformation:
     """Information in the weights of the Q = N(w*, Σ) that minimises E_Q[L] + β KL(Q‖P); nats.
 
@@ -83,9 +85,12 @@ def fisher_iw(
         the loss use β/N).
       key: a typed random key, for the probes.
       num_matvecs: curvature products allowed; as many as there are weights make the result exact.
+      rtol: stop when the 95 % half-widths of log det, γ and `volume` are at most this part of them,
+        for every beta; 0 to spend the budget, by a plan that does not look at beta.
       batch_size: examples a chunk; None for all at once.
       curvature: `ggn`, `fisher` or `hessian`, or your own (task, params, batch_size=) -> Operator.
       policy: what negative curvature means: "error", "clip" or "abs"; see `SpectralMeasure`.
+      callback: is shown the state after each block of products (see `spectral_measure`).
 
     Raises:
       TypeError: for a prior that is no `IsotropicGaussian`, or a key that is no typed random key.
@@ -113,7 +118,15 @@ def fisher_iw(
     else:
         operator = operator.congruence(jax.tree.map(jnp.exp, log_scale))
     loss, distance = _loss_and_distance(task, params, prior, batch_size)
-    spectrum = spectral_measure(operator, key=key, num_matvecs=num_matvecs, policy=policy)
+    spectrum = spectral_measure(
+        operator,
+        key=key,
+        num_matvecs=num_matvecs,
+        c=variance / jnp.asarray(beta) if rtol else None,
+        rtol=rtol,
+        policy=policy,
+        callback=callback,
+    )
 
     xp = namespace(beta, variance, distance, spectrum)
     beta, variance, distance, loss = (

@@ -128,7 +128,7 @@ def test_sampled_information_covers_the_dense_one_per_layer():
         lower, upper = estimate.interval(0.999)
         assert (lower <= expected).all()
         assert (expected <= upper).all()
-    assert received.measure.cost == 200
+    assert 190 <= received.measure.cost <= 200
 
 
 def test_flat_directions_cost_no_nats():
