@@ -1,4 +1,4 @@
-"""Peer libraries behind one shape: matfree's log determinant, and products of other libraries.
+"""Products of other libraries behind one shape.
 
 JAX peers take and return flat vectors (n,) or blocks (P, n) in the order of `iw.Operator`: the
 leaves of the weights one after the other. torch peers take and return tensors in the order of the
@@ -6,10 +6,12 @@ module's parameters, blocks as columns (n, P); `to_torch` and `from_torch` trans
 clock.
 """
 
-import functools
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see curvature_products
 
 import curvlinops
 import jax
@@ -20,7 +22,6 @@ import torch
 from flax import linen as nn
 from laplax.curv.ggn import create_ggn_mv_without_data
 from laplax.curv.hessian import create_hessian_mv_without_data
-from matfree import decomp, funm, stochtrace
 from pyhessian.utils import hessian_vector_product
 
 import iw_jax as iw
@@ -28,62 +29,6 @@ from iw_jax.nets.activations import LECUN, RELU
 from iw_jax.nets.network import Network, as_network
 
 PyTree = Any
-SAMPLERS = {
-    "signs": stochtrace.sampler_signs,
-    "sphere": stochtrace.sampler_sphere,
-    "normal": stochtrace.sampler_normal,
-}
-
-
-# matfree
-
-
-def matfree_logdet(
-    matvec: Callable[[jax.Array], jax.Array],
-    key: jax.Array,
-    *,
-    n: int,
-    c: Any,
-    depth: int,
-    probes: int,
-    dtype: Any = jnp.float32,
-    sampler: str = "signs",
-) -> tuple[jax.Array, jax.Array]:
-    """log det(I + cA) by matfree's SLQ, full reorthogonalisation: value and standard error."""
-    tridiagonal = decomp.tridiag_sym(depth, reortho="full")
-    at = funm.dense_funm_sym_eigh(lambda x: jnp.log1p(c * x))
-    integrand = funm.monte_carlo_funm_sym(at, tridiagonal)
-    sample = SAMPLERS[sampler](jnp.zeros(n, dtype), num=probes)
-    return stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sample)(matvec, key)
-
-
-@functools.partial(jax.jit, static_argnames=("depth", "probes", "sampler", "batch_size"))
-def matfree_logdets(
-    matrix: jax.Array,
-    keys: jax.Array,
-    c: Any,
-    *,
-    depth: int,
-    probes: int,
-    sampler: str = "signs",
-    batch_size: int = 32,
-) -> tuple[jax.Array, jax.Array]:
-    """`matfree_logdet` of a dense matrix for many keys, `batch_size` at a time."""
-
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return matfree_logdet(
-            lambda v: jnp.matmul(matrix, v, precision=jax.lax.Precision.HIGHEST),
-            key,
-            n=len(matrix),
-            c=c,
-            depth=depth,
-            probes=probes,
-            dtype=matrix.dtype,
-            sampler=sampler,
-        )
-
-    return jax.lax.map(one, keys, batch_size=batch_size)
-
 
 # laplax
 
@@ -280,30 +225,6 @@ def pyhessian_hvp(
         return torch.cat([x.reshape(-1) for x in image])
 
     return lambda V: one(V) if V.ndim == 1 else torch.stack([one(v) for v in V.T], dim=1)
-
-
-def pyhessian_logdet(H: pyhessian.hessian, c: float, *, depth: int, probes: int) -> np.ndarray:
-    """Each probe's log det(I + cH) from PyHessian's density (Lanczos, signs); negatives clipped."""
-    with _torch_eig():
-        nodes, weights = map(np.asarray, H.density(iter=depth, n_v=probes))
-    n = sum(p.numel() for p in H.params)
-    return n * np.sum(weights * np.log1p(c * np.maximum(nodes, 0)), axis=1)
-
-
-class _torch_eig:
-    """`torch.eig`, removed in torch 1.13, for as long as PyHessian 0.1 needs it."""
-
-    def __enter__(self) -> None:
-        torch.eig = self._eig
-
-    def __exit__(self, *_: object) -> None:
-        del torch.eig
-
-    @staticmethod
-    def _eig(matrix: torch.Tensor, eigenvectors: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        assert eigenvectors
-        values, vectors = torch.linalg.eigh(matrix)
-        return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
 
 def torch_gradient(

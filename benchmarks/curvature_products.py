@@ -9,8 +9,15 @@ the summed cross-entropy, checked against each other before the clock starts:
 * cnn: two 3x3 convolutions (16, 32 channels) with max pools, dense 64, 105,866 weights, 500 random
   images of 28 x 28, in chunks of 100 for iw_jax.
 
-torch has two threads, as XLA. Every column is a median over interleaved repetitions; ratios are
-medians of paired ratios.
+Needs a CPU build of torch (2.13 or newer), and
+
+    pip install -e '.[bench]' linear_operator einconv unfoldNd
+    pip install --no-deps curvlinops-for-pytorch backpack-for-pytorch pyhessian
+
+(with its dependencies curvlinops brings torchvision and CUDA along; it needs neither here). torch
+has two threads, as XLA, which wait passively: GNU OpenMP's spinning threads would slow it down 25
+times on a machine where anything else runs. Every column is a median over interleaved repetitions;
+ratios are medians of paired ratios.
 """
 
 import argparse
@@ -22,8 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from benchmarks import _paired, _peers
+from benchmarks import _paired
 from iw_jax import data, nets
+
+try:
+    from benchmarks import _peers
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}; what this benchmark needs: python -m pydoc {__spec__.name}"
+    ) from None
 
 BLOCK = 16
 

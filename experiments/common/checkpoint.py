@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Checkpoints:
         self._ocp = ocp
         self._path = path
         self._last = time.monotonic()
+        self._pause = SECONDS_BETWEEN
         self._broken = False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -49,15 +51,27 @@ class Checkpoints:
         Raises:
           ResultsError: for a checkpoint that is damaged, or of something else.
         """
+        arrays, rebuild = _to_arrays(template)
+        found = self._newest(lambda found: _require_same_shapes(found, arrays))
+        return template if found is None else rebuild(found)
+
+    def restore_arrays(self) -> dict[str, Any] | None:
+        """The newest arrays by name, whatever their shapes, or None if none were saved.
+
+        Raises:
+          ResultsError: for checkpoints that are all damaged.
+        """
+        return self._newest(lambda _: None)
+
+    def _newest(self, require: Callable[[Any], None]) -> dict[str, Any] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
-            return template
-        arrays, rebuild = _to_arrays(template)
+            return None
         problems = []
         for step in steps:
             try:
                 found = self._manager.restore(step, args=self._ocp.args.StandardRestore())
-                _require_same_shapes(found, arrays)
+                require(found)
             except Exception as error:  # orbax raises whatever its storage layer raised
                 problems.append(f"step {step}: {str(error).strip()[:300]}")
                 continue
@@ -68,7 +82,7 @@ class Checkpoints:
                 )
                 for damaged in steps[: len(problems)]:  # orbax saves no step before its newest
                     self._manager.delete(damaged)
-            return rebuild(found)
+            return found
         raise ResultsError(
             f"no checkpoint in {self._path} can be used ({'; '.join(problems)}); it is damaged or "
             "belongs to another run: choose another --name, or start afresh with --overwrite"
@@ -79,14 +93,14 @@ class Checkpoints:
 
         Args:
           step: how far the computation is.
-          state: any pytree of arrays and typed keys.
+          state: any pytree of arrays and typed keys; or a function that makes it, where that alone
+            takes time.
           force: save however recent the last one is.
         """
         now = time.monotonic()
-        if step in self._manager.all_steps() or not (force or now - self._last > SECONDS_BETWEEN):
+        if step in self._manager.all_steps() or not (force or now - self._last > self._pause):
             return
-        self._last = now
-        arrays, _ = _to_arrays(state)
+        arrays, _ = _to_arrays(state() if callable(state) else state)
         try:
             self._manager.save(step, args=self._ocp.args.StandardSave(arrays))
             self._manager.wait_until_finished()
@@ -99,6 +113,9 @@ class Checkpoints:
                     stacklevel=2,
                 )
             self._broken = True
+        self._last = time.monotonic()
+        # A large state takes its time; a twentieth of the run is enough.
+        self._pause = max(SECONDS_BETWEEN, 20 * (self._last - now))
 
     def close(self) -> None:
         """Waits for what is being written."""

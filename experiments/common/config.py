@@ -51,29 +51,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        known = {
-            "network": nets.NAMES,
-            "dataset": data.NAMES,
-            "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
-            "prior": ("layer", "global", "fixed"),
-            "noise": ("weight", "antithetic", "local"),
-        }
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in _LEAST:
-                least = _LEAST[field.name]
-                _require(value >= least, field.name, f"an integer of at least {least}", value)
-            elif field.name in ("initial_noise", "learning_rate"):
-                _require(_positive(value), field.name, "positive and finite", value)
-            elif field.name in ("betas", "numbers"):
-                rising = all(a < b for a, b in itertools.pairwise(value))
-                good = len(value) > 0 and rising and all(map(_positive, value))
-                _require(good, field.name, "positive, finite and increasing", value)
-            elif field.name == "widths":
-                _require(all(w >= 1 for w in value), field.name, "at least 1 each", value)
-            elif field.name in known:
-                names = ", ".join(known[field.name])
-                _require(value in known[field.name], field.name, f"one of {names}", value)
+        check_fields(self)
         local = self.network == "mlp" and self.code in ("diagonal", "isotropic")
         _require(
             local or self.noise != "local",
@@ -81,6 +59,33 @@ class TrainingConfig:
             "weight or antithetic unless network is mlp and code diagonal or isotropic",
             self.noise,
         )
+
+
+def check_fields(config: Any) -> None:
+    """Raises ValueError for a field, of those that several configs have, with an unusable value."""
+    known = {
+        "network": nets.NAMES,
+        "dataset": data.NAMES,
+        "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
+        "prior": ("layer", "global", "fixed"),
+        "noise": ("weight", "antithetic", "local"),
+    }
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _LEAST:
+            least = _LEAST[field.name]
+            _require(value >= least, field.name, f"an integer of at least {least}", value)
+        elif field.name in ("initial_noise", "learning_rate", "prior_scale", "rtol"):
+            _require(_positive(value), field.name, "positive and finite", value)
+        elif field.name in ("betas", "numbers"):
+            rising = all(a < b for a, b in itertools.pairwise(value))
+            good = len(value) > 0 and rising and all(map(_positive, value))
+            _require(good, field.name, "positive, finite and increasing", value)
+        elif field.name == "widths":
+            _require(all(w >= 1 for w in value), field.name, "at least 1 each", value)
+        elif field.name in known:
+            names = ", ".join(known[field.name])
+            _require(value in known[field.name], field.name, f"one of {names}", value)
 
 
 # The smallest value that each whole number of a config may have.
@@ -105,8 +110,8 @@ def _require(condition: bool, name: str, allowed: str, given: Any) -> None:
         raise ValueError(f"{name} must be {allowed}, got {given!r}")
 
 
-def network(config: TrainingConfig, num_classes: int) -> nets.Network:
-    """The network of a config."""
+def network(config: Any, num_classes: int) -> nets.Network:
+    """The network of a config with `network` and `widths`."""
     if config.network == "mlp":
         return nets.mlp(num_classes, widths=config.widths)
     return nets.make(config.network, num_classes)
@@ -135,11 +140,11 @@ def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformat
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
-def load(config: TrainingConfig, data_dir: Path | None, num_examples: int) -> data.Dataset:
+def load(config: Any, data_dir: Path | None, num_examples: int) -> data.Dataset:
     """The data set, true labels, as the network wants it.
 
     Args:
-      config: with `dataset` and `seed`.
+      config: with `dataset`, `network` and `seed`.
       data_dir: folder of prepared TFDS sets.
       num_examples: training examples; 0 for all.
     """

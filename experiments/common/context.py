@@ -2,18 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 import iw_jax as iw
 from experiments.common.checkpoint import Checkpoints
 from experiments.common.ledger import Ledger
 from experiments.common.results import Folder
+from iw_jax.curvature import growing
+from iw_jax.curvature.growing import Growth
 
 _T = TypeVar("_T")
+_BAR = "{desc:<12} {percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left{postfix}"
 
 
 @dataclasses.dataclass
@@ -33,9 +37,8 @@ class Context:
     def track(self, items: Iterable[_T], stage: str, total: int | None = None) -> Iterator[_T]:
         """Yields items under a progress bar with the time left."""
         start = time.monotonic()
-        bar = "{desc:<12} {percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left{postfix}"
         yield from tqdm(
-            items, stage, total=total, bar_format=bar, disable=not self.show_progress, leave=False
+            items, stage, total=total, bar_format=_BAR, disable=not self.show_progress, leave=False
         )
         self.seconds[stage] = self.seconds.get(stage, 0) + time.monotonic() - start
 
@@ -60,6 +63,47 @@ class Context:
         finally:
             checkpoints.close()
         return iw.sweep_finish(problem, state, num_draws=num_draws)
+
+    def iterate(self, step: Callable[[int, _T], _T], state: _T, number: int, stage: str) -> _T:
+        """state = step(i, state) for i < number, with progress and checkpoints as `sweep`."""
+        checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
+        try:
+            done, state = checkpoints.restore((np.zeros((), int), state))
+            for i in self.track(range(int(done), number), stage):
+                state = step(i, state)
+                checkpoints.save(i + 1, (np.array(i + 1), state))
+            checkpoints.save(number, (np.array(number), state), force=True)
+        finally:
+            checkpoints.close()
+        return state
+
+    def measured(self, measure: Callable[..., _T], num_matvecs: int, stage: str = "products") -> _T:
+        """What `measure(stored=, callback=)` makes of curvature products; resumes as `sweep`.
+
+        Args:
+          measure: calls `iw.spectral_measure`, or what passes both arguments on to it.
+          num_matvecs: products allowed, the length of the bar.
+          stage: name of the bar and of the checkpoints.
+        """
+        start = time.monotonic()
+        checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
+        try:
+            with tqdm(
+                desc=stage,
+                total=num_matvecs,
+                bar_format=_BAR,
+                disable=not self.show_progress,
+                leave=False,
+            ) as bar:
+
+                def show(state: Growth) -> None:
+                    bar.update(state.spent - bar.n)
+                    checkpoints.save(state.spent, lambda: growing.pack(state))
+
+                return measure(stored=checkpoints.restore_arrays(), callback=show)
+        finally:
+            checkpoints.close()
+            self.seconds[stage] = self.seconds.get(stage, 0) + time.monotonic() - start
 
     def ledger(self, stage: str) -> Ledger:
         """Finished pieces of a stage; see `Ledger`."""

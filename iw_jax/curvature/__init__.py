@@ -14,6 +14,7 @@ from iw_jax.curvature.eigenpairs import top_eigenpairs as top_eigenpairs
 from iw_jax.curvature.gram import gram_matrix as gram_matrix
 from iw_jax.curvature.gram import gram_measure as gram_measure
 from iw_jax.curvature.growing import Plan as Plan
+from iw_jax.curvature.growing import basis_bytes as basis_bytes
 from iw_jax.curvature.growing import default_plan as default_plan
 from iw_jax.curvature.growing import spectral_measure as spectral_measure
 from iw_jax.curvature.logdet import logdet as logdet

@@ -76,6 +76,11 @@ class Strand(NamedTuple):
     is_head: bool
 
 
+def basis_bytes(A: Operator, num_matvecs: int = 240) -> int:
+    """Memory that a measure of so many products takes for its basis, but for a few blocks more."""
+    return min(num_matvecs, A.size) * A.size * np.dtype(A.dtype).itemsize
+
+
 @trees.record
 class Growth:
     """The state of a measurement: continuing from it gives what no interruption would have.
@@ -145,6 +150,7 @@ def spectral_measure(
     plan: Plan | None = None,
     policy: str = "error",
     callback: Callable[[Growth], None] | None = None,
+    stored: dict[str, np.ndarray] | None = None,
 ) -> measure.SpectralMeasure:
     """Nodes and weights that give log det(I + cA) and its relatives for every c at once.
 
@@ -170,6 +176,7 @@ def spectral_measure(
       plan: a fixed plan of your own, taken at its word: no dense path, no `num_matvecs`.
       policy: what negative eigenvalues mean: "error", "clip" or "abs"; see `SpectralMeasure`.
       callback: is shown the state after each block of products; not under `jit`.
+      stored: `pack` of such a state, made with the same arguments, to go on from.
 
     Raises:
       TypeError: for a key that is no typed random key.
@@ -186,6 +193,8 @@ def spectral_measure(
     state = init(
         A, key=key, num_matvecs=num_matvecs, c=c, rtol=rtol, atol=atol, plan=plan, policy=policy
     )
+    if stored is not None:
+        state = unpack(state, stored)
     while not state.ended:
         state = step(A, state)
         if callback is not None:
@@ -263,15 +272,25 @@ def finish(state: Growth) -> measure.SpectralMeasure:
     gram, matrix, probes, present = arrays
     matrix, probes, present = matrix[:filled, :filled], probes[:, :filled], present[:filled]
     early, owners = _first_halves(state.strands), _last_rows(state.strands)
-    resolution = float(np.finfo(matrix.dtype).eps)
-    rule, overlap = quadrature.gauss(matrix, probes, present, head)
-    part = matrix[np.ix_(early, early)], probes[:, early], present[early]
+    rule, vectors = quadrature.gauss(matrix, probes, present, head)
+    radau = quadrature.gauss_radau(
+        matrix,
+        probes,
+        present,
+        head,
+        eigen=(rule.nodes, vectors),
+        residual_gram=gram,
+        owners=owners,
+        resolution=float(np.finfo(matrix.dtype).eps),
+    )
+    part = quadrature.after(matrix[np.ix_(early, early)], radau.nodes)
+    half, _ = quadrature.gauss(part, probes[:, early], present[early], head)
     return measure.require_sound(
         measure.SpectralMeasure(
             gauss=rule,
-            radau=quadrature.gauss_radau(matrix, probes, present, head, gram, owners, resolution),
-            half=quadrature.gauss(*part, head)[0],
-            overlap=overlap,
+            radau=radau,
+            half=half,
+            overlap=quadrature.overlap(vectors, head),
             cost=filled,
             tolerance=measure.spectral_tolerance(rule.nodes, matrix.dtype),
             rank=present[:head].sum(),
@@ -279,6 +298,62 @@ def finish(state: Growth) -> measure.SpectralMeasure:
             policy=state.targets.policy,
             ended=state.ended or "budget",
         )
+    )
+
+
+_ENDS = ("", "tolerance", "budget")
+
+
+def pack(state: Growth) -> dict[str, np.ndarray]:
+    """A state as arrays by name, to be stored; without empty rows of the basis, or empty arrays."""
+    arrays = {
+        "key": np.asarray(jax.random.key_data(state.key)),
+        "basis": np.asarray(state.space.basis)[: state.spent],
+        "matrix": np.asarray(state.space.matrix),
+        "residuals": np.asarray(state.residuals),
+        "probes": np.asarray(state.probes),
+        "strands": np.array(state.strands, np.int64).reshape(-1, 3),
+        "ended": np.array(_ENDS.index(state.ended)),
+    }
+    return {name: x for name, x in arrays.items() if x.size}
+
+
+def unpack(start: Growth, stored: dict[str, np.ndarray]) -> Growth:
+    """The state that `pack` stored.
+
+    Args:
+      start: of `init`, with the arguments of the stored state.
+      stored: of `pack`.
+
+    Raises:
+      ValueError: for arrays of a state that was started with other arguments.
+    """
+    expected: dict[str, Any] = {
+        "matrix": start.space.matrix,
+        "key": jax.random.key_data(start.key),
+        "basis": start.space.basis[:0],
+        "probes": start.probes,
+        "residuals": start.residuals,
+    }
+    stored = {"strands": np.zeros((0, 3)), **expected, **stored}
+    for name, like in expected.items():
+        given = stored[name]
+        rows = np.shape(given) if name in ("matrix", "key") else (len(like), *given.shape[1:])
+        if rows != like.shape or given.dtype != like.dtype:
+            raise ValueError(
+                f"stored must be a state of the same measurement, got {name} of shape "
+                f"{given.shape} and type {given.dtype}"
+            )
+    filled = len(stored["basis"])
+    basis = start.space.basis.at[:filled].set(stored["basis"])
+    return trees.replace(
+        start,
+        key=jax.random.wrap_key_data(jnp.asarray(stored["key"])),
+        space=Subspace(basis, jnp.asarray(stored["matrix"]), jnp.asarray(filled, jnp.int32)),
+        residuals=jnp.asarray(stored["residuals"]),
+        probes=jnp.asarray(stored["probes"]),
+        strands=tuple(Strand(int(w), int(d), bool(h)) for w, d, h in stored["strands"]),
+        ended=_ENDS[int(stored["ended"])],
     )
 
 

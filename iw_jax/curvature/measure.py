@@ -165,6 +165,35 @@ class SpectralMeasure:
         height = 1 / (width * math.sqrt(2 * math.pi))
         return self.integrate(lambda x: height * xp.exp(-0.5 * ((x - at) / width) ** 2))
 
+    def log_density(self, grid: Any, width: Any) -> Estimate:
+        """The spectral density over log10 of the eigenvalue: eigenvalues per decade.
+
+        Bulk and outliers of a network lie decades apart; here both can be seen. Zero and negative
+        eigenvalues are not in it.
+
+        Args:
+          grid: (g,), positive, where to evaluate; nats per squared weight.
+          width: standard deviation of the Gaussian, in decades; positive.
+
+        Returns:
+          Estimate (g,).
+
+        Raises:
+          ValueError: unless `grid` and `width` are positive and finite.
+        """
+        checks.positive("grid", grid)
+        checks.positive("width", width)
+        xp = namespace(grid, width, self)
+        at = xp.log10(xp.asarray(grid))[..., None]
+        height = 1 / (width * math.sqrt(2 * math.pi))
+
+        def bump(x: Array) -> Array:
+            decades = xp.log10(xp.where(x > self.tolerance, x, 1))
+            seen = height * xp.exp(-0.5 * ((decades - at) / width) ** 2)
+            return xp.where(x > self.tolerance, seen, 0)
+
+        return self.integrate(bump)
+
     def integrate(self, f: Callable[[Array], Array]) -> Estimate:
         """tr f(A) = Σ f(eigenvalue), of A itself whatever the policy, for any f.
 

@@ -61,7 +61,8 @@ class Operator:
       root: static; Φ where A = Φ'Φ is known in that form (`ggn`), else None.
 
     Raises:
-      TypeError: if `product` is not callable, or a leaf of `like` is not floating-point.
+      TypeError: if `product` is not callable or returns other types than `like` has, or a leaf of
+        `like` is not floating-point.
       ValueError: if `product` does not map trees like `like` to trees like `like`.
     """
 
@@ -85,6 +86,11 @@ class Operator:
         object.__setattr__(self, "root", None)
         image = jax.eval_shape(lambda v, rest: product(v, *rest), self.like, leaves)
         checks.same_structure("product(v)", image, "like", self.like)
+        for given, wanted in zip(jax.tree.leaves(image), structure.dtypes, strict=True):
+            if given.dtype != wanted:
+                raise TypeError(
+                    f"product(v) must have the types of like, got {given.dtype} instead of {wanted}"
+                )
 
     @property
     def like(self) -> PyTree:
@@ -170,6 +176,45 @@ class Operator:
           ValueError: if the operator has no root.
         """
         return self._flatten(_rows(self, indices))
+
+    def check(self, key: jax.Array, *, rtol: float | None = None) -> None:
+        """Raises where the product is not what it must be: the same twice, finite, and symmetric.
+
+        Four products: A u twice, A v, and u'Av = v'Au, for two random vectors. What fails on
+        purpose or by accident: dropout, a random order of the data, batch statistics; products
+        that are not of a symmetric matrix.
+
+        Args:
+          key: a typed random key.
+          rtol: allowed asymmetry |u'Av - v'Au| and change |Au - (Au)'|, relative to |Au| and |Av|;
+            None for a hundred roundings of a sum over the weights.
+
+        Raises:
+          ValueError: for products that are not finite, differ when repeated, or are asymmetric.
+        """
+        checks.key("key", key)
+        V = jax.random.normal(key, (2, self.size), self.dtype)
+        V = V / jnp.linalg.norm(V, axis=1, keepdims=True)
+        first, again = (np.asarray(self.flat_block(V), np.float64) for _ in range(2))
+        if not np.all(np.isfinite(first)):
+            raise ValueError("products A v must be finite, got NaN or inf")
+        scale = np.linalg.norm(first) + np.finfo(np.float64).tiny
+        eps = float(np.finfo(self.dtype).eps)
+        allowed = 100 * eps if rtol is None else rtol
+        change = np.linalg.norm(first - again) / scale
+        if change > allowed:
+            raise ValueError(
+                "the product must be deterministic, got A v that changed by "
+                f"{change:.1e} of its length when repeated; fix the order of the data, and switch "
+                "off dropout and batch statistics"
+            )
+        u, v = np.asarray(V, np.float64)
+        asymmetry = abs(u @ first[1] - v @ first[0]) / scale
+        if asymmetry > allowed:
+            raise ValueError(
+                f"the product must be symmetric, got |u'Av - v'Au| = {asymmetry:.1e} of |Av| for "
+                "random unit vectors"
+            )
 
     def _flatten(self, block: PyTree) -> jax.Array:
         flat = [x.reshape(x.shape[0], -1).astype(self.dtype) for x in jax.tree.leaves(block)]

@@ -6,6 +6,7 @@ it is traced, so that the same lines work under `jit`.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,6 +50,17 @@ def widened(*arrays: Any) -> list[Array]:
     return [xp.asarray(x).astype(dtype) for x in arrays]
 
 
+def after(x: Array, done: Array) -> Array:
+    """x, not to be used before `done` is computed.
+
+    Eigensolvers that a program might run side by side have been seen to wait for each other for
+    ever (jaxlib 0.10.2 on two cores); the ones here stand in line.
+    """
+    if namespace(x, done) is np:
+        return x
+    return jax.lax.optimization_barrier((x, done))[0]
+
+
 def gauss(matrix: Array, probes: Array, present: Array, head: int) -> tuple[Quadrature, Array]:
     """The block Gauss rule on the whole space: z'f(A)z ≈ p'f(T)p for z = S'p.
 
@@ -62,13 +74,21 @@ def gauss(matrix: Array, probes: Array, present: Array, head: int) -> tuple[Quad
       head: the first so many rows of the basis are the deflated directions Q.
 
     Returns:
-      The rule; and the matrix (k, k) W with |f(T) on the rows that are not in Q|² = f'W f, of the
-      Frobenius norm, f the values at the nodes.
+      The rule, and the eigenvectors of T as columns, (k, k).
     """
     matrix, probes, present = widened(matrix, probes, present)
-    rule, vectors = _rule(matrix, probes, present, head)
+    return _rule(matrix, probes, present, head)
+
+
+def overlap(vectors: Array, head: int) -> Array:
+    """W, (k, k), with |f(T) on the rows that are not in Q|² = f'W f, in the Frobenius norm.
+
+    Args:
+      vectors: (k, k), eigenvectors of T as columns; f are the values at its eigenvalues.
+      head: the first so many rows of the basis are the deflated directions Q.
+    """
     tail = vectors[head:]
-    return rule, (tail.T @ tail) ** 2
+    return (tail.T @ tail) ** 2
 
 
 def gauss_radau(
@@ -76,6 +96,8 @@ def gauss_radau(
     probes: Array,
     present: Array,
     head: int,
+    *,
+    eigen: tuple[Array, Array],
     residual_gram: Array,
     owners: Array,
     resolution: float,
@@ -93,6 +115,7 @@ def gauss_radau(
       probes: (P, k), coordinates of each probe in the basis.
       present: (k,), 1 for directions of the basis, 0 for rows that are empty.
       head: the first so many rows of the basis are the deflated directions Q.
+      eigen: eigenvalues (k,) and eigenvectors (k, k) of T.
       residual_gram: (r, r), inner products of the residuals.
       owners: (r,), the rows of the basis whose products left them.
       resolution: of T, as a part of its largest eigenvalue: eps of the type it was computed in.
@@ -102,11 +125,11 @@ def gauss_radau(
     """
     matrix, probes, present, residual_gram = widened(matrix, probes, present, residual_gram)
     xp = namespace(matrix)
-    theta, vectors = xp.linalg.eigh(matrix)
+    theta, vectors = eigen
     largest = xp.max(xp.abs(theta))
     floor = max(_SINGULAR, resolution) * largest
     node = xp.where(theta[0] < floor, -floor, 0)
-    squares, directions = xp.linalg.eigh(residual_gram)
+    squares, directions = xp.linalg.eigh(after(residual_gram, theta))
     root = directions * xp.sqrt(xp.maximum(squares, 0))  # residual_gram = root root'
     couplings = vectors[owners].T @ root  # C' in the eigenbasis of T: (k, r)
     # The maximum keeps rounding below the node harmless.

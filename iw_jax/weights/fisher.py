@@ -71,6 +71,7 @@ def fisher_iw(
     curvature: Callable[..., Operator] = ggn,
     policy: str = "error",
     callback: Callable[[Growth], None] | None = None,
+    stored: dict[str, Any] | None = None,
 ) -> FisherInformation:
     """Information in the weights of the Q = N(w*, Σ) that minimises E_Q[L] + β KL(Q‖P); nats.
 
@@ -91,6 +92,7 @@ def fisher_iw(
       curvature: `ggn`, `fisher` or `hessian`, or your own (task, params, batch_size=) -> Operator.
       policy: what negative curvature means: "error", "clip" or "abs"; see `SpectralMeasure`.
       callback: is shown the state after each block of products (see `spectral_measure`).
+      stored: such a state, packed, to go on from.
 
     Raises:
       TypeError: for a prior that is no `IsotropicGaussian`, or a key that is no typed random key.
@@ -126,6 +128,7 @@ def fisher_iw(
         rtol=rtol,
         policy=policy,
         callback=callback,
+        stored=stored,
     )
 
     xp = namespace(beta, variance, distance, spectrum)

@@ -80,11 +80,9 @@ def test_a_state_that_was_stored_goes_on_to_the_same_numbers(options):
     A = operator(NETWORK_LIKE)
     options = {"key": KEY, "num_matvecs": 100, **options}
     states = []
-    whole = spectral_measure(
-        A, callback=lambda s: states.append(jax.tree.map(np.array, _without_key(s))), **options
-    )
+    whole = spectral_measure(A, callback=lambda s: states.append(growing.pack(s)), **options)
     for stored in (states[0], states[len(states) // 2], states[-2]):
-        state = _with_key(jax.tree.map(jnp.asarray, stored))
+        state = growing.unpack(growing.init(A, **options), stored)
         while not state.ended:
             state = growing.step(A, state)
         again = growing.finish(state)
@@ -92,14 +90,8 @@ def test_a_state_that_was_stored_goes_on_to_the_same_numbers(options):
         np.testing.assert_array_equal(again.gauss.probes, whole.gauss.probes)
         assert again.ended == whole.ended
     assert growing.step(A, state) is state
-
-
-def _without_key(state):
-    return growing.trees.replace(state, key=jax.random.key_data(state.key))
-
-
-def _with_key(state):
-    return growing.trees.replace(state, key=jax.random.wrap_key_data(state.key))
+    with pytest.raises(ValueError, match="must be a state of the same measurement"):
+        growing.unpack(growing.init(A, key=KEY, num_matvecs=50), states[0])
 
 
 def test_before_the_first_probe_no_interval_is_given():

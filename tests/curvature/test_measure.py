@@ -229,6 +229,16 @@ def test_the_density_integrates_to_n_and_finds_outliers():
         measure.density(grid, 0.0)
 
 
+def test_the_density_per_decade_counts_eigenvalues():
+    measure = dense_measure(operator(np.r_[np.zeros(30), NETWORK_LIKE]))
+    decades = np.linspace(-10, 4, 1401)
+    density = measure.log_density(10.0**decades, 0.02)
+    counted = NETWORK_LIKE[measure.tolerance < NETWORK_LIKE]
+    np.testing.assert_allclose(density.value.sum() * 0.01, len(counted), rtol=1e-6)
+    near = np.abs(decades - 3) < 0.25
+    np.testing.assert_allclose(density.value[near].sum() * 0.01, 1, rtol=1e-6)
+
+
 def test_one_compile_serves_all_parameters_and_keys():
     traces = []
 

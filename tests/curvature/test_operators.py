@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -280,3 +282,38 @@ def test_what_does_not_fit_is_named(call, message):
 def test_integer_weights_are_refused():
     with pytest.raises(TypeError, match="weights must be floating-point"):
         Operator(lambda v: v, like=jnp.zeros(3, int))
+
+
+def asymmetric(v, m):
+    return m @ v + 0.1 * jnp.roll(v, 1)
+
+
+def random_product(v, calls):
+    noise = jax.pure_callback(lambda: next(calls), jax.ShapeDtypeStruct((), v.dtype))
+    return (1 + noise) * v
+
+
+def test_a_product_can_be_asked_to_prove_itself():
+    m = jnp.diag(jnp.arange(1.0, 31.0))
+    Operator(matmul, m, like=jnp.zeros(30)).check(jax.random.key(0))
+    Operator(matmul, 0 * m, like=jnp.zeros(30)).check(jax.random.key(0))
+    with pytest.raises(ValueError, match="must be symmetric"):
+        Operator(asymmetric, m, like=jnp.zeros(30)).check(jax.random.key(0))
+    with pytest.raises(ValueError, match="must be finite"):
+        Operator(matmul, jnp.nan * m, like=jnp.zeros(30)).check(jax.random.key(0))
+    calls = iter(np.linspace(0, 1, 99))
+    product = partial(random_product, calls=calls)
+    with pytest.raises(ValueError, match="must be deterministic"):
+        Operator(product, like=jnp.zeros(30)).check(jax.random.key(0))
+    task = task_of(Categorical())
+    for A in (ggn(task, MLP), hessian(task, MLP, batch_size=7)):
+        A.check(jax.random.key(1))
+
+
+def matmul(v, m):
+    return m @ v
+
+
+def test_a_product_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="types of like, got float16 instead of float64"):
+        Operator(lambda v: v.astype(jnp.float16), like=jnp.zeros(3))
