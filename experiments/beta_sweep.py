@@ -5,7 +5,7 @@ grid of prices β and several seeds, all in one compiled program. Small β: the 
 whatever it is shown. Large β: it keeps nothing. Random labels are given up at a far smaller β than
 real ones, since their code is long and pays for nothing else.
 
-Default: digits, 2-layer MLP, under 4 minutes on 2 CPU cores. Papers: Achille, Paolini & Soatto
+Default: digits, 2-layer MLP, about 4 minutes on 2 CPU cores. Papers: Achille, Paolini & Soatto
 (arXiv:1905.12213), Def. 2.1; Achille et al. (arXiv:1904.03292), Fig. 2, which finds the edges of
 Gaussian codes at β of 0.05 to 0.5 for random labels.
 """

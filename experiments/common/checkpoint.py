@@ -13,8 +13,10 @@ import numpy as np
 
 from experiments.common.results import ResultsError
 
-# A checkpoint of a laptop-sized sweep takes a fraction of a second; so often costs little.
+# A checkpoint of a laptop-sized sweep takes a fraction of a second; so often costs little. Larger
+# states take longer: saving may have this share of the time.
 SECONDS_BETWEEN = 5.0
+LARGEST_SHARE = 1 / 20
 
 
 class Checkpoints:
@@ -114,8 +116,7 @@ class Checkpoints:
                 )
             self._broken = True
         self._last = time.monotonic()
-        # A large state takes its time; a twentieth of the run is enough.
-        self._pause = max(SECONDS_BETWEEN, 20 * (self._last - now))
+        self._pause = max(SECONDS_BETWEEN, (self._last - now) / LARGEST_SHARE)
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -125,7 +126,7 @@ class Checkpoints:
 def _to_arrays(state: Any) -> tuple[dict[str, Any], Any]:
     """A flat dict of arrays by path (which no version of a class can unpickle wrongly)."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
-    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for _, leaf in leaves]
     arrays = {
         name: np.asarray(jax.random.key_data(leaf) if key else leaf)

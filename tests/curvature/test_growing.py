@@ -38,7 +38,7 @@ def test_a_tolerance_is_met_by_what_it_needs(c, rtol):
 def test_a_budget_ends_what_no_tolerance_does():
     A = operator(NETWORK_LIKE)
     for options in ({"c": 1.0}, {"c": 1e4, "rtol": 1e-6}, {"c": 1.0, "atol": 1e-9}, {}):
-        for allowed in (9, 30, 100):
+        for allowed in (9, 60):
             measure = spectral_measure(A, key=KEY, num_matvecs=allowed, **options)
             assert measure.ended == "budget"
             assert 0.8 * allowed <= measure.cost <= allowed

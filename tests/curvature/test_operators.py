@@ -131,6 +131,21 @@ def test_monte_carlo_fishers_are_unbiased(likelihood):
     assert np.abs(np.mean(z**2) - 1) < 1
 
 
+def test_the_log_determinant_of_a_monte_carlo_fisher_lies_low():
+    """Jensen: log det is concave, so an unbiased matrix has too small a log determinant."""
+    task = task_of(Categorical())
+
+    def logdet(F):
+        return np.linalg.slogdet(np.eye(F.size) + 10 * np.asarray(to_dense(F)))[1]
+
+    keys = jax.random.split(jax.random.key(4), 20)
+    one, eight = (
+        np.mean([logdet(mc_fisher(k, task, MLP, num_draws=m)) for k in keys]) for m in (1, 8)
+    )
+    assert one < 0.8 * logdet(fisher(task, MLP))
+    assert one < eight < logdet(fisher(task, MLP))
+
+
 def test_monte_carlo_targets_do_not_depend_on_the_chunks():
     task, key = task_of(Categorical()), jax.random.key(2)
     whole = to_dense(mc_fisher(key, task, MLP, num_draws=2))

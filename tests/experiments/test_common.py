@@ -88,6 +88,9 @@ def test_a_rise_is_judged_by_the_spread_over_seeds():
     noisy = np.array([[0, 0.3, -0.3], [1, 0.7, 1.2], [0.9, 1.4, 0.5]])
     assert rises(noisy).passed
     assert not rises(noisy - [[0], [0], [20]]).passed
+    # Every step falls within its allowance, all of them together do not.
+    slope = np.random.default_rng(0).standard_normal((30, 3)) - 0.3 * np.arange(30)[:, None]
+    assert not rises(slope).passed
 
 
 def test_a_level_quantity_raises_no_alarm():

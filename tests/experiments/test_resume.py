@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import os
 import random
 import shutil
@@ -17,8 +18,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 import iw_jax as iw
-from experiments import beta_sweep
+from experiments import beta_sweep, curvature
 from experiments.common import checkpoint, command, measures, results
+from iw_jax.curvature import growing
 
 ROOT = Path(__file__).parents[2]
 # The smallest sweep that has all stages; one compilation serves all runs of this file.
@@ -38,24 +40,26 @@ class Stop(BaseException):
     """A stop that no error handling expects."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def save_every_round(monkeypatch):
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoint, "LARGEST_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True)
 def draw_nothing(monkeypatch):
     """The figure takes longer than the rest of so small a run."""
-    monkeypatch.setattr(beta_sweep, "plot", lambda *_: plt.figure())
+    for experiment in (beta_sweep, curvature):
+        monkeypatch.setattr(experiment, "plot", lambda *_: plt.figure())
 
 
-def run(place):
+def run(place, experiment=beta_sweep, config=CONFIG):
     options = command.Options(results_dir=place, name="tiny")
-    return command.execute(beta_sweep, CONFIG, options, preset="quick", show_progress=False)
+    return command.execute(experiment, config, options, preset="quick", show_progress=False)
 
 
-def table(place):
-    return (place / "beta_sweep" / "tiny" / "metrics.csv").read_bytes()
+def table(place, experiment="beta_sweep"):
+    return (place / experiment / "tiny" / "metrics.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,7 @@ def test_a_full_disk_at_the_end_costs_no_training(unbroken, tmp_path, monkeypatc
     assert table(tmp_path) == unbroken
 
 
+@pytest.mark.usefixtures("save_every_round")
 def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
     unbroken, tmp_path, monkeypatch
 ):
@@ -155,6 +160,7 @@ def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
     assert table(tmp_path) == unbroken
 
 
+@pytest.mark.usefixtures("save_every_round")
 def test_a_truncated_checkpoint_costs_one_round_and_is_told(unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, iw, "sweep_step", 7)
@@ -176,6 +182,36 @@ def truncate(folder):
             os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.usefixtures("save_every_round")
+def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        curvature.PRESETS["quick"],
+        num_examples=60,
+        widths=(5,),
+        num_steps=8,
+        num_matvecs=60,
+        rtol=0.01,
+    )
+    blocks = stop_at(monkeypatch, growing, "step", 0)
+    run(tmp_path / "unbroken", curvature, config)
+    expected, whole = table(tmp_path / "unbroken", "curvature"), len(blocks)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, iw, "nll", 1)  # traced once, in the first training step
+        with pytest.raises(Stop):
+            run(tmp_path, curvature, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, growing, "step", 5)
+        with pytest.raises(Stop):
+            run(tmp_path, curvature, config)
+    blocks.clear()
+    steps = stop_at(monkeypatch, iw, "nll", 0)
+    run(tmp_path, curvature, config)
+    assert not steps
+    assert len(blocks) == whole - 4
+    assert table(tmp_path, "curvature") == expected
+
+
 def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
     """The real thing, in processes of their own; the moment is printed where the test fails."""
     moment = random.Random(os.urandom(4)).uniform(0, 1.0)
@@ -191,7 +227,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
         "import matplotlib.pyplot as plt\n"
         "from experiments import beta_sweep\n"
         "from experiments.common import checkpoint, command\n"
-        "checkpoint.SECONDS_BETWEEN = 0\n"
+        "checkpoint.SECONDS_BETWEEN, checkpoint.LARGEST_SHARE = 0, float('inf')\n"
         "beta_sweep.plot = lambda *_: plt.figure()\n"
         "command.main('experiments.beta_sweep')\n"
     )
