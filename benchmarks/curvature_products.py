@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from benchmarks import _paired
+from benchmarks import _networks, _paired
 from iw_jax import data, nets
 
 try:
@@ -114,7 +114,7 @@ def _mlp() -> tuple[iw.Task, Any, Any, int | None]:
 
 def _cnn() -> tuple[iw.Task, Any, Any, int | None]:
     key, other = jax.random.split(jax.random.key(0))
-    network = _peers.cnn()
+    network = _networks.cnn()
     inputs = jax.random.normal(key, (500, 28, 28, 1))
     targets = jax.random.randint(other, (500,), 0, 10)
     params = network.init(jax.random.key(0), inputs[:1])

@@ -25,7 +25,8 @@ def with_fast_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The numbers are the same up to the order of summation. To be applied outside all
     differentiation: derivatives of the result do not know custom derivative rules any more. A
-    function without convolutions, or on another device than a CPU, is left as it is.
+    function without convolutions, with `shard_map` inside, or on another device than a CPU, is left
+    as it is.
     """
 
     @functools.wraps(function)
@@ -33,7 +34,8 @@ def with_fast_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:
         if jax.default_backend() != "cpu":
             return function(*args)
         program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        if "conv_general_dilated" not in str(program):
+        text = str(program)
+        if "conv_general_dilated" not in text or "shard_map" in text:
             return function(*args)
         leaves = _evaluate(program, *jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

@@ -16,7 +16,7 @@ def gram_matrix(A: Operator) -> jax.Array:
 
     Row i of Φ is sqrt(weight_i) S_i' J_i with J_i the Jacobian of the outputs in the weights and
     S_i S_i' the likelihood's Fisher (`root_product`); for the squared error of unit scale K is the
-    empirical neural tangent kernel. Memory: K, and two blocks of 512 rows.
+    empirical neural tangent kernel. Memory: K twice, and two blocks of 512 rows.
 
     Args:
       A: an operator with a `root`, such as a `ggn`, its multiples, blocks and congruences.

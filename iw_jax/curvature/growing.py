@@ -127,8 +127,9 @@ class Targets(NamedTuple):
       num_matvecs: products allowed.
       plan: how they are spent, if that is fixed; None to decide by what the products reveal.
       c: where the tolerance holds; empty if nowhere.
-      rtol: of log det, γ and the information: 95 % half-width over the value.
+      rtol: 95 % half-width over the value.
       atol: added to it; nats.
+      quantities: of what: names of `measure.QUANTITIES`.
       policy: see `SpectralMeasure`.
     """
 
@@ -137,6 +138,7 @@ class Targets(NamedTuple):
     c: tuple[float, ...]
     rtol: float
     atol: float
+    quantities: tuple[str, ...]
     policy: str
 
 
@@ -148,6 +150,7 @@ def spectral_measure(
     c: Any = None,
     rtol: float = 0.0,
     atol: float = 0.0,
+    quantities: tuple[str, ...] = tuple(measure.QUANTITIES),
     plan: Plan | None = None,
     policy: str = "error",
     callback: Callable[[Growth], None] | None = None,
@@ -162,8 +165,8 @@ def spectral_measure(
     Without `c` the plan is fixed beforehand (`default_plan`) to serve all c up to about 1e5/λ_max.
     With `c` the measure grows by what the first products reveal: probes go deeper while truncation
     is the larger error at the worst c, more probes are drawn while sampling is; until the 95 %
-    half-widths of log det, γ and the information are at most rtol * value + atol for every c, or
-    the budget is spent. `measure.ended` says which. Many c cost as much as the hardest of them.
+    half-widths of all `quantities` are at most rtol * value + atol for every c, or the budget is
+    spent. `measure.ended` says which. Many c cost as much as the hardest of them.
 
     Under `jit` the plan is fixed, whatever `c`.
 
@@ -174,9 +177,12 @@ def spectral_measure(
       c: where accuracy is wanted: positive, scalar or array, λ²/β. None for a fixed plan.
       rtol: relative tolerance; 0 to spend the budget.
       atol: absolute tolerance; nats.
+      quantities: what the tolerance is for, of "logdet", "effective_dimension" and "information";
+        γ is often the slowest.
       plan: a fixed plan of your own, taken at its word: no dense path, no `num_matvecs`.
       policy: what negative eigenvalues mean: "error", "clip" or "abs"; see `SpectralMeasure`.
-      callback: is shown the state after each block of products; not under `jit`.
+      callback: is shown the state after each block of products, to read there and then: the next
+        step uses it up. Not under `jit`.
       stored: `pack` of such a state, made with the same arguments, to go on from.
 
     Raises:
@@ -188,11 +194,19 @@ def spectral_measure(
     References:
       Chen & Hallman, arXiv:2205.01736 (Krylov-aware deflation); Ubaru, Chen & Saad 2017 (SLQ).
     """
-    _check(A, key, num_matvecs, c, rtol, atol, plan, policy)
+    _check(A, key, num_matvecs, c, rtol, atol, quantities, plan, policy)
     if plan is None and A.size <= min(num_matvecs, DENSE_LIMIT):
         return dense.dense_measure(A, policy=policy)
     state = init(
-        A, key=key, num_matvecs=num_matvecs, c=c, rtol=rtol, atol=atol, plan=plan, policy=policy
+        A,
+        key=key,
+        num_matvecs=num_matvecs,
+        c=c,
+        rtol=rtol,
+        atol=atol,
+        quantities=quantities,
+        plan=plan,
+        policy=policy,
     )
     if stored is not None:
         state = unpack(state, stored)
@@ -211,11 +225,12 @@ def init(
     c: Any = None,
     rtol: float = 0.0,
     atol: float = 0.0,
+    quantities: tuple[str, ...] = tuple(measure.QUANTITIES),
     plan: Plan | None = None,
     policy: str = "error",
 ) -> Growth:
     """The state before the first product; arguments and errors as `spectral_measure`."""
-    _check(A, key, num_matvecs, c, rtol, atol, plan, policy)
+    _check(A, key, num_matvecs, c, rtol, atol, quantities, plan, policy)
     concrete = trees.is_concrete((A, key, c))
     num_matvecs = min(num_matvecs, A.size)
     if plan is None and (c is None or not concrete):
@@ -230,7 +245,9 @@ def init(
         residuals=jnp.zeros((0, A.size), A.dtype),
         probes=jnp.zeros((0, num_matvecs), A.dtype),
         strands=(),
-        targets=Targets(num_matvecs, plan, wanted, float(rtol), float(atol), policy),
+        targets=Targets(
+            num_matvecs, plan, wanted, float(rtol), float(atol), tuple(quantities), policy
+        ),
         ended="",
     )
 
@@ -240,7 +257,8 @@ def step(A: Operator, state: Growth) -> Growth:
 
     Args:
       A: the operator `init` was given.
-      state: of `init` or `step`.
+      state: of `init` or `step`. It is used up: its basis is donated to the state returned. `pack`
+        it before, where it is to be kept.
 
     Raises:
       ValueError: for products that are not finite.
@@ -298,6 +316,8 @@ def finish(state: Growth) -> measure.SpectralMeasure:
             size=size,
             policy=state.targets.policy,
             ended=state.ended or "budget",
+            rtol=0.0 if state.targets.plan else state.targets.rtol,
+            atol=0.0 if state.targets.plan else state.targets.atol,
         )
     )
 
@@ -349,7 +369,9 @@ def unpack(start: Growth, stored: dict[str, np.ndarray]) -> Growth:
     basis = start.space.basis.at[:filled].set(stored["basis"])
     return trees.replace(
         start,
-        key=jax.random.wrap_key_data(jnp.asarray(stored["key"])),
+        key=jax.random.wrap_key_data(
+            jnp.asarray(stored["key"]), impl=jax.random.key_impl(start.key)
+        ),
         space=Subspace(basis, jnp.asarray(stored["matrix"]), jnp.asarray(filled, jnp.int32)),
         residuals=jnp.asarray(stored["residuals"]),
         probes=jnp.asarray(stored["probes"]),
@@ -363,6 +385,8 @@ def _begin(A: Operator, state: Growth, strand: Strand) -> Growth:
     size = A.size
     key, own = jax.random.split(state.key)
     start = jax.random.normal(own, (strand.width, size), A.dtype)
+    if strand.width == size:  # all directions: axes of the weights lose none to rounding
+        start = jnp.eye(size, dtype=A.dtype)
     if not strand.is_head:
         start = krylov.project_out(start, state.space, state.head)
         norms = jnp.linalg.norm(start, axis=1, keepdims=True)
@@ -466,9 +490,12 @@ def _head_pays(state: Growth, block: int) -> bool:
     if spent < 4 * block or not (targets.rtol or targets.atol):
         return True
     ritz = np.maximum(np.linalg.eigvalsh(np.asarray(state.space.matrix)[:spent, :spent]), 0)
-    gains = np.log1p(np.asarray(targets.c)[:, None] * ritz)
-    allowed = targets.rtol * gains.sum(-1) + targets.atol
-    return bool(np.any(np.median(gains, -1) > allowed / math.sqrt(48)))
+    for quantity in targets.quantities:
+        gains = measure.QUANTITIES[quantity](np.asarray(targets.c)[:, None] * ritz)
+        allowed = targets.rtol * gains.sum(-1) + targets.atol
+        if np.any(np.median(gains, -1) > allowed / math.sqrt(48)):
+            return True
+    return False
 
 
 def _worst(measured: measure.SpectralMeasure, targets: Targets) -> tuple[float, float, float]:
@@ -479,8 +506,8 @@ def _worst(measured: measure.SpectralMeasure, targets: Targets) -> tuple[float, 
     """
     c = np.asarray(targets.c)
     ratios = []
-    for of in (measured.logdet, measured.effective_dimension, measured.information):
-        estimate = of(c)
+    for quantity in targets.quantities:
+        estimate = getattr(measured, quantity)(c)
         lower, upper = estimate.interval()
         open_ = (estimate.bracket_upper - estimate.bracket_lower) / 2
         allowed = targets.rtol * np.abs(estimate.value) + targets.atol
@@ -519,6 +546,7 @@ def _check(
     c: Any,
     rtol: float,
     atol: float,
+    quantities: tuple[str, ...],
     plan: Plan | None,
     policy: str,
 ) -> None:
@@ -532,6 +560,10 @@ def _check(
             raise ValueError(f"{name} must be finite and not negative, got {value}")
         if value and c is None:
             raise ValueError(f"{name} needs to know where it holds: give c too")
+    if not quantities or not set(quantities) <= set(measure.QUANTITIES):
+        raise ValueError(
+            f"quantities must be some of {tuple(measure.QUANTITIES)}, got {quantities!r}"
+        )
     if plan is None:
         return
     for name, value in plan._asdict().items():

@@ -8,6 +8,7 @@ worse than Lanczos from one vector alone, whose Krylov space is part of S.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,21 @@ def advance(
       NaN in a product shows up in the matrix.
     """
     block = orthonormalise(block, space.basis, negligible)
-    return _absorb(space, block, product(block))
+    return _absorb(space, block, _not_differentiable(product(block)))
+
+
+@jax.custom_jvp
+def _not_differentiable(products: jax.Array) -> jax.Array:
+    """The products; a derivative through the eigenvectors of T would be NaN or worthless."""
+    return products
+
+
+@_not_differentiable.defjvp
+def _refuse(*_: Any) -> Any:
+    raise TypeError(
+        "a Krylov space has no derivative; differentiate `logdet` (method 'krylov', 'slq', 'dense' "
+        "or 'gram'), whose gradient is its own"
+    )
 
 
 def rounding(space: Subspace) -> jax.Array:
@@ -90,8 +105,8 @@ def orthonormalise(
     """
     lengths = _lengths(block)
     block = jnp.where(lengths > negligible, block / jnp.where(lengths > 0, lengths, 1), 0)
-    block, _ = _whiten(block - _dot(_dot(block, basis.T), basis))
-    outside = block - _dot(_dot(block, basis.T), basis)
+    block, _ = _whiten(block - _dot(_components(basis, block), basis))
+    outside = block - _dot(_components(basis, block), basis)
     # What the second pass takes away was rounding of what lies in the space.
     block, _ = _whiten(jnp.where(_lengths(outside) > _RESOLVED * _lengths(block), outside, 0))
     block, resolved = _whiten(block)
@@ -131,7 +146,7 @@ def _absorb(space: Subspace, block: jax.Array, products: jax.Array) -> tuple[Sub
 @jax.jit
 def coordinates(space: Subspace, vectors: jax.Array) -> jax.Array:
     """Components of vectors (m, n) along the basis, (m, rows)."""
-    return _dot(vectors, space.basis.T)
+    return _components(space.basis, vectors)
 
 
 @jax.jit
@@ -139,7 +154,7 @@ def project_out(vectors: jax.Array, space: Subspace, rows: jax.Array | int) -> j
     """Vectors (m, n) less their components along the first so many rows of the basis."""
     among = jnp.arange(len(space.basis)) < rows  # a slice would copy a large basis
     for _ in range(2):
-        components = jnp.where(among, _dot(vectors, space.basis.T), 0)
+        components = jnp.where(among, _components(space.basis, vectors), 0)
         vectors = vectors - _dot(components, space.basis)
     return vectors
 
@@ -153,13 +168,22 @@ def gram(vectors: jax.Array) -> jax.Array:
 @jax.jit
 def present(space: Subspace) -> jax.Array:
     """1 for directions of the space, 0 for rows that are empty, (rows,)."""
-    return jnp.round(jnp.sum(space.basis**2, axis=1))
+    return jnp.round(jnp.einsum("ij,ij->i", space.basis, space.basis))
 
 
 @jax.jit
 def combine(coefficients: jax.Array, space: Subspace) -> jax.Array:
     """Vectors (m, n) from their coordinates (m, rows)."""
     return _dot(coefficients.astype(space.basis.dtype), space.basis)
+
+
+def _components(basis: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Inner products of vectors (m, n) with the rows of a basis, (m, rows).
+
+    XLA:CPU copies a right factor that is to be transposed. The basis is the largest array there is,
+    so it stands on the left; the barrier keeps XLA from changing sides.
+    """
+    return jax.lax.optimization_barrier(_dot(basis, vectors.T)).T
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:

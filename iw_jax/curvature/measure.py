@@ -36,7 +36,7 @@ class SpectralMeasure:
     Two parts: the trace over a space Q of deflated directions ("head"), and the mean over random
     probes z with |z|² = n - dim Q, uniform on the sphere orthogonal to Q, which estimates the rest
     without bias. Methods return an `Estimate` each: sampling error over the probes, and what
-    truncation leaves open, of head and probes, as a bracket.
+    truncation (and rounding) leaves open, of head and probes, as a bracket.
 
     * policy "error" (A positive semi-definite): the bracket is rigorous, Gauss-Radau <= z'f(A)z <=
       Gauss for log(1 + cx) and cx/(1 + cx); `value` is its middle, the point whose guaranteed
@@ -46,7 +46,8 @@ class SpectralMeasure:
       estimate of the error and not a bound.
 
     `Estimate.converged` says that the interval is finite, that the bracket's half-width is at most
-    1 % of the value and, with "error", that nothing was negative. Operators in float32 know
+    1 % of the value, with "error" that nothing was negative, and where a tolerance was asked for
+    that the interval meets it. Operators in float32 know
     eigenvalues only down to about 1e-7 of the largest; where c * largest is beyond 1e6 that noise
     reaches log det.
 
@@ -61,6 +62,8 @@ class SpectralMeasure:
       size: n, the number of weights.
       policy: "error", "clip" or "abs".
       ended: "exact" (all n eigenvalues), "tolerance" or "budget": what ended the measurement.
+      rtol: the tolerance that was asked for, 0 if none was.
+      atol: added to rtol * value; nats.
     """
 
     gauss: Quadrature
@@ -73,6 +76,8 @@ class SpectralMeasure:
     size: int = trees.static()
     policy: str = trees.static()
     ended: str = trees.static()
+    rtol: float = trees.static(default=0.0)
+    atol: float = trees.static(default=0.0)
 
     @property
     def smallest(self) -> Array:
@@ -106,7 +111,7 @@ class SpectralMeasure:
         Raises:
           ValueError: unless every c is positive and finite.
         """
-        return self._estimate(*self._bracket(_log, c), self._at_nodes(_log, c))
+        return self._estimate(*self._bracket(_log, c), self._of(_log, c))
 
     def effective_dimension(self, c: Any) -> Estimate:
         """γ(c) = Σ s/(1 + s) = c d/dc log det(I + cA), the effective number of weights.
@@ -120,7 +125,7 @@ class SpectralMeasure:
         Raises:
           ValueError: unless every c is positive and finite.
         """
-        return self._estimate(*self._bracket(_effective, c), self._at_nodes(_effective, c))
+        return self._estimate(*self._bracket(_effective, c), self._of(_effective, c))
 
     def information(self, c: Any) -> Estimate:
         """½ Σ [log(1 + s) - s/(1 + s)]: what the covariance contributes to the IW. Halved.
@@ -139,8 +144,8 @@ class SpectralMeasure:
         """
         log_lower, log_upper = self._bracket(_log, c)
         lower, upper = self._bracket(_effective, c)
-        at_nodes = (self._at_nodes(_log, c) - self._at_nodes(_effective, c)) / 2
-        return self._estimate((log_lower - upper) / 2, (log_upper - lower) / 2, at_nodes)
+        lower, upper = (log_lower - upper) / 2, (log_upper - lower) / 2
+        return self._estimate(lower, upper, self._of(_information, c))
 
     def trace(self) -> Estimate:
         """tr A, of A itself whatever the policy; nats per squared weight. No truncation error."""
@@ -204,39 +209,44 @@ class SpectralMeasure:
           f: (k,) eigenvalues -> (..., k) values.
         """
         full, half = (_traces(rule, f(rule.nodes)) for rule in (self.gauss, self.half))
-        return self._estimate(*_change(full, half), f(self.gauss.nodes), monotone=False)
+        return self._estimate(*_change(full, half), f, monotone=False)
 
     def _bracket(self, f: Callable[[Array], Array], c: Any) -> tuple[Array, Array]:
         """Lower and upper end of head + each probe, (..., P), or (..., 1) without probes."""
         checks.positive("c", c)
-        full = _traces(self.gauss, self._at(f, c, self.gauss.nodes))
+        at = self._of(f, c)
+        full = _traces(self.gauss, at(self.gauss.nodes))
         if self.policy == "error":
-            radau = _traces(self.radau, self._at(f, c, self.radau.nodes))
+            radau = _traces(self.radau, at(self.radau.nodes))
             xp = namespace(radau, full)
             return xp.minimum(radau, full), xp.maximum(radau, full)
-        return _change(full, _traces(self.half, self._at(f, c, self.half.nodes)))
+        return _change(full, _traces(self.half, at(self.half.nodes)))
 
-    def _at_nodes(self, f: Callable[[Array], Array], c: Any) -> Array:
-        return self._at(f, c, self.gauss.nodes)
+    def _of(self, f: Callable[[Array], Array], c: Any) -> Callable[[Array], Array]:
+        """Nodes (k,) -> f(c |x|) for every c and node, (..., k)."""
 
-    def _at(self, f: Callable[[Array], Array], c: Any, nodes: Array) -> Array:
-        """f(c |x|) for every c and node, (..., k)."""
-        xp = namespace(c, nodes)
-        c = xp.asarray(c, *([np.float64] if xp is np else []))
-        return f(c[..., None] * self._magnitude(nodes))
+        def at(nodes: Array) -> Array:
+            xp = namespace(c, nodes)
+            prices = xp.asarray(c, *([np.float64] if xp is np else []))
+            return f(prices[..., None] * self._magnitude(nodes))
+
+        return at
 
     def _magnitude(self, x: Array) -> Array:
         xp = namespace(x)
         return xp.abs(x) if self.policy == "abs" else xp.maximum(x, 0)
 
     def _estimate(
-        self, lower: Array, upper: Array, at_nodes: Array, monotone: bool = True
+        self, lower: Array, upper: Array, f: Callable[[Array], Array], monotone: bool = True
     ) -> Estimate:
         """Means over probes, and the standard error that the Ritz values predict."""
-        xp = namespace(lower, at_nodes)
+        xp = namespace(lower, self)
         probes = self.gauss.probes.shape[0]
         low, high = lower.mean(-1), upper.mean(-1)
         middle, zero = (low + high) / 2, 0 * low
+        if self.ended != "exact":
+            rounding = self._rounding(f) + 4 * np.finfo(float).eps * xp.abs(middle)
+            low, high = low - rounding, high + rounding
         converged = (high - low) / 2 <= OPEN * xp.abs(middle)
         if self.policy == "error":
             converged = converged & (self.smallest >= -self.tolerance)
@@ -244,16 +254,37 @@ class SpectralMeasure:
             whole = self.rank == self.size
             stderr, dof = xp.where(whole, zero, np.nan), xp.where(whole, zero + np.inf, 0)
             return Estimate(middle, stderr, dof, low, high, self.cost, converged & whole)
-        variance, dof = self._variance(at_nodes, monotone)
-        return Estimate(middle, xp.sqrt(variance / probes), dof, low, high, self.cost, converged)
+        variance, dof = self._variance(f, monotone)
+        estimate = Estimate(
+            middle, xp.sqrt(variance / probes), dof, low, high, self.cost, converged
+        )
+        if not self.rtol and not self.atol:
+            return estimate
+        lower, upper = estimate.interval()
+        reached = (upper - lower) / 2 <= self.rtol * np.abs(middle) + self.atol
+        return trees.replace(estimate, converged=converged & reached)
 
-    def _variance(self, at_nodes: Array, monotone: bool) -> tuple[Array, Array]:
+    def _rounding(self, f: Callable[[Array], Array]) -> Array:
+        """How far tr f moves if every eigenvalue is off by a few eps of the largest, independently.
+
+        Where the products have found everything there is, nothing else is left open.
+        """
+        xp, rule = namespace(self), self.gauss
+        weights = rule.head + (rule.probes.mean(0) if len(rule.probes) else 0)
+        moved = f(rule.nodes + 4 / _ROUNDING * self.tolerance) - f(rule.nodes)
+        return xp.sqrt(moved**2 @ xp.maximum(weights, 0))
+
+    def _variance(self, f: Callable[[Array], Array], monotone: bool) -> tuple[Array, Array]:
         """The variance of one probe's z'f(A)z and the degrees of freedom it is known with.
 
         For z uniform on the sphere |z|² = d it is 2d/(d+2) (|B|² - (tr B)²/d), B = f(A) on the
-        complement of Q. The probes know it far better than their own spread does: tr B² is the mean
-        of z'f(A)²z, itself an average over all directions, which makes
-        P (tr B²)²/tr B⁴ degrees of freedom.
+        complement of Q. The probes know it far better than their own spread does: the mean of
+        |f(A)z|² is tr B² (and a little more, of what f(A)z has in Q), itself an average over all
+        directions, which makes P (tr B²)²/tr B⁴ degrees of freedom.
+
+        The Gauss rule has |f(A)z|² too small while probes are shallow: of one product Az it knows
+        only the part along z. The Radau rule has the residual too (for linear f it is exact), but
+        may be too small where f is steep at 0. Each is an estimate from below; the larger counts.
 
         For a monotone f it has a floor: on the directions of the space that are not in Q, f(T) is
         part of B, and the squared entries of a part sum to less. An eigenvector that every probe
@@ -261,19 +292,25 @@ class SpectralMeasure:
         the floor knows it. (A Ritz value in a gap of the spectrum would be mistaken for an
         eigenvalue by an f with a peak there.)
         """
-        xp, rule = namespace(at_nodes, self.gauss), self.gauss
-        weights, dimension = rule.probes.mean(0), self.size - self.rank
-        unit = xp.maximum(xp.max(xp.abs(at_nodes), -1), np.finfo(np.float32).tiny)
-        f = at_nodes / unit[..., None]  # of size 1, since fourth powers may leave the floats
-        trace, second, fourth = (f**power @ weights for power in (1, 2, 4))
-        mean, tail = trace / dimension, rule.tail
-        squares = xp.sum((f @ self.overlap) * f, -1) - 2 * mean * (f @ tail) + mean**2 * tail.sum()
-        spread = second - mean * trace
-        spread = xp.maximum(spread, squares) if monotone else spread
-        spread = xp.where(spread > _EQUAL * second, spread, 0)
-        variance = 2 * dimension / (dimension + 2) * spread * unit**2
-        ratio = xp.where(fourth > 0, second**2 / xp.where(fourth > 0, fourth, 1), np.inf)
-        return variance, xp.maximum(rule.probes.shape[0] * ratio, 1.0)
+        dimension = self.size - self.rank
+        spreads, ratios = [], []
+        for rule in (self.gauss, self.radau):
+            values, weights = f(rule.nodes), rule.probes.mean(0)
+            xp = namespace(values, weights, dimension)
+            if rule is self.gauss:  # of size 1, since fourth powers may leave the floats
+                unit = xp.maximum(xp.max(xp.abs(values), -1), np.finfo(np.float32).tiny)
+            values = values / unit[..., None]
+            trace, second, fourth = (values**power @ weights for power in (1, 2, 4))
+            mean = trace / dimension
+            spread = second - mean * trace
+            if monotone and rule is self.gauss:
+                parts = xp.sum((values @ self.overlap) * values, -1)
+                parts = parts - 2 * mean * (values @ rule.tail) + mean**2 * rule.tail.sum()
+                spread = xp.maximum(spread, parts)
+            spreads.append(xp.where(spread > _EQUAL * second, spread, 0))
+            ratios.append(xp.where(fourth > 0, second**2 / xp.where(fourth > 0, fourth, 1), np.inf))
+        variance = 2 * dimension / (dimension + 2) * xp.maximum(*spreads) * unit**2
+        return variance, xp.maximum(rule.probes.shape[0] * xp.minimum(*ratios), 1.0)
 
 
 def _traces(rule: Quadrature, values: Array) -> Array:
@@ -301,11 +338,13 @@ def exact_measure(
     """
     xp = namespace(eigenvalues)
     nodes = xp.sort(eigenvalues)[max(len(eigenvalues) - size, 0) :]
-    zeros, k = size - len(nodes), len(nodes) + 1
-    nodes = xp.concatenate([xp.zeros(1), nodes])
-    rule = Quadrature(
-        nodes, xp.ones(k) * xp.where(xp.arange(k) > 0, 1, zeros), xp.zeros(k), xp.zeros((0, k))
-    )
+    zeros = size - len(nodes)
+    weights = xp.ones(len(nodes))
+    if zeros:
+        nodes = xp.concatenate([xp.zeros(1), nodes])
+        weights = xp.concatenate([xp.full(1, float(zeros)), weights])
+    k = len(nodes)
+    rule = Quadrature(nodes, weights, xp.zeros(k), xp.zeros((0, k)))
     return SpectralMeasure(
         gauss=rule,
         radau=rule,
@@ -356,3 +395,11 @@ def _log(s: Array) -> Array:
 
 def _effective(s: Array) -> Array:
     return s / (1 + s)
+
+
+def _information(s: Array) -> Array:
+    return (_log(s) - _effective(s)) / 2
+
+
+# What a measurement can be asked to be accurate in: methods of `SpectralMeasure`, sums over s.
+QUANTITIES = {"logdet": _log, "effective_dimension": _effective, "information": _information}

@@ -16,6 +16,11 @@ from iw_jax.estimates import Estimate
 # Share of the products for the sketch, and the depth of the probes of what it leaves.
 _SKETCH, _DEPTH = 0.5, 20
 
+_INDEFINITE = (
+    "A must be positive semi-definite for method 'nystrom', got negative curvature; measure the "
+    "ggn or fisher, or take method 'krylov' with policy 'clip' or 'abs'"
+)
+
 
 def nystrom_logdet(A: Operator, *, c: Any, key: jax.Array, num_matvecs: int = 240) -> Estimate:
     """log det(I + cA) = log det(I + cÂ) + tr log M, for A positive semi-definite.
@@ -35,8 +40,8 @@ def nystrom_logdet(A: Operator, *, c: Any, key: jax.Array, num_matvecs: int = 24
       Estimate, scalar; nats.
 
     Raises:
-      ValueError: unless c is one positive finite number, for a budget below 16 or products that
-        are not finite.
+      ValueError: unless c is one positive finite number, for a budget below 16, products that are
+        not finite, or negative curvature (traced: `converged` is False).
       TypeError: for a key that is no typed random key.
 
     References:
@@ -56,10 +61,13 @@ def nystrom_logdet(A: Operator, *, c: Any, key: jax.Array, num_matvecs: int = 24
     rest = blocked(_excess, A, vectors, values, jnp.asarray(c, A.dtype), structure=flat)
     # M - I is positive semi-definite up to rounding of the identity, which is no fault of A.
     tail = growing.spectral_measure(rest, key=probing, plan=plan, policy="clip")
-    rounding = measure.spectral_tolerance(1 + tail.gauss.nodes, A.dtype)
-    estimate = trees.replace(tail, policy="error", tolerance=rounding).logdet(1.0)
-    xp = namespace(values, c, estimate.value)
+    xp = namespace(values, c, tail)
     c, values = xp.asarray(c, dtype=float), xp.asarray(values).astype(float)
+    scale = 1 + xp.concatenate([c * values, tail.gauss.nodes])
+    tail = trees.replace(tail, policy="error", tolerance=measure.spectral_tolerance(scale, A.dtype))
+    if xp is np and tail.smallest < -tail.tolerance:
+        raise ValueError(_INDEFINITE)
+    estimate = tail.logdet(1.0)
     head = xp.log1p(c * values).sum()
     return trees.replace(
         estimate,
@@ -67,8 +75,11 @@ def nystrom_logdet(A: Operator, *, c: Any, key: jax.Array, num_matvecs: int = 24
         bracket_lower=head + estimate.bracket_lower,
         bracket_upper=head + estimate.bracket_upper,
         cost=rank + plan.cost,
-        converged=(estimate.bracket_upper - estimate.bracket_lower) / 2
-        <= measure.OPEN * xp.abs(head + estimate.value),
+        converged=(
+            (estimate.bracket_upper - estimate.bracket_lower) / 2
+            <= measure.OPEN * xp.abs(head + estimate.value)
+        )
+        & (tail.smallest >= -tail.tolerance),
     )
 
 
@@ -103,6 +114,8 @@ def _sketch(A: Operator, key: jax.Array, rank: int) -> tuple[jax.Array, jax.Arra
     products = products + shift * omega
     core = _dot(products, omega.T)
     factor = jnp.linalg.cholesky((core + core.T) / 2)
+    if namespace(factor) is np and not np.all(np.isfinite(factor)):
+        raise ValueError(_INDEFINITE)
     half = jax.scipy.linalg.solve_triangular(factor, products, lower=True)  # Â + ν = half'half
     left, singular, _ = jnp.linalg.svd(half.T, full_matrices=False)
     return left.T, jnp.maximum(singular**2 - shift, 0)

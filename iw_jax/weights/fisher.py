@@ -85,9 +85,10 @@ def fisher_iw(
       beta: positive, scalar or array; the price of a nat, for the summed loss (papers that average
         the loss use β/N).
       key: a typed random key, for the probes.
-      num_matvecs: curvature products allowed; as many as there are weights make the result exact.
-      rtol: stop when the 95 % half-widths of log det, γ and `volume` are at most this part of them,
-        for every beta; 0 to spend the budget, by a plan that does not look at beta.
+      num_matvecs: curvature products allowed; as many as there are weights (8192 at most) make
+        the result exact.
+      rtol: stop when the 95 % half-width of `volume` is at most this part of it, for every beta; 0
+        to spend the budget, by a plan that does not look at beta.
       batch_size: examples a chunk; None for all at once.
       curvature: `ggn`, `fisher` or `hessian`, or your own (task, params, batch_size=) -> Operator.
       policy: what negative curvature means: "error", "clip" or "abs"; see `SpectralMeasure`.
@@ -126,6 +127,7 @@ def fisher_iw(
         num_matvecs=num_matvecs,
         c=variance / jnp.asarray(beta) if rtol else None,
         rtol=rtol,
+        quantities=("information",),
         policy=policy,
         callback=callback,
         stored=stored,

@@ -59,6 +59,34 @@ def test_a_grid_costs_what_its_hardest_c_costs():
     assert fixed[0] == fixed[1] <= 100
 
 
+def test_products_are_spent_on_what_is_asked_for_only():
+    run = partial(spectral_measure, operator(NETWORK_LIKE), key=KEY, num_matvecs=180, c=1.0)
+    every, one = run(rtol=0.05), run(rtol=0.05, quantities=("information",))
+    lower, upper = one.information(1.0).interval()
+    assert (upper - lower) / 2 <= 0.05 * one.information(1.0).value
+    assert one.cost < every.cost
+
+
+def test_a_tolerance_that_was_missed_is_not_converged():
+    options = {"key": KEY, "num_matvecs": 24, "c": 1e-2, "rtol": 1e-6}
+    missed = spectral_measure(operator(NETWORK_LIKE), **options)
+    assert missed.ended == "budget"
+    assert not missed.logdet(1e-2).converged
+    assert (
+        spectral_measure(operator(NETWORK_LIKE), **options | {"rtol": 0.2}).logdet(1e-2).converged
+    )
+
+
+def test_a_state_with_another_kind_of_key_is_restored():
+    A, key = operator(NETWORK_LIKE), jax.random.key(0, impl="rbg")
+    plan = Plan(2, 2, 2, 2)
+    state = growing.step(A, growing.init(A, key=key, plan=plan))
+    stored = growing.pack(state)
+    whole = spectral_measure(A, key=key, plan=plan)
+    resumed = spectral_measure(A, key=key, plan=plan, stored=stored)
+    np.testing.assert_array_equal(resumed.gauss.nodes, whole.gauss.nodes)
+
+
 def test_empty_rows_are_no_directions():
     """Whatever dimension the head has in the end, probes stand for all the others."""
     measure = spectral_measure(operator(np.full(60, 3.0)), key=KEY, plan=Plan(2, 10, 4, 3))
@@ -103,7 +131,7 @@ def test_before_the_first_probe_no_interval_is_given():
 
 
 def test_ranks_above_the_dimension_and_spaces_that_end_are_exact():
-    for spectrum in (np.zeros(60), np.full(60, 3.0), np.r_[np.zeros(50), np.arange(1.0, 11)]):
+    for spectrum in (np.zeros(60), np.full(60, 3.0), np.r_[np.zeros(55), np.arange(1.0, 6)]):
         for options in (
             {"num_matvecs": 40},
             {"num_matvecs": 40, "c": 2.0},
@@ -219,3 +247,37 @@ def test_both_precisions_meet_the_exact_value(dtype):
         lower, upper = measure.logdet(c).interval(0.999)
         truth = exact("logdet", NETWORK_LIKE, c)
         assert lower <= truth <= upper
+
+
+# What is asked for, of which spectrum: shallow probes, one outlier, exhausted spaces, a power law.
+ASKED = {
+    "small c": (NETWORK_LIKE, {"c": 0.01, "rtol": 0.1}),
+    "decades": (np.r_[np.logspace(1, 3, 6), np.logspace(-8, 0, 294)], {"c": 0.1, "rtol": 0.1}),
+    "outlier": (np.r_[np.full(299, 1e-3), 1e3], {"c": 1.0, "rtol": 0.3}),
+    "few above": (np.r_[np.full(280, 1e-3), np.full(20, 3.0)], {"c": 1.0, "rtol": 0.2}),
+    "no tolerance": (NETWORK_LIKE, {"c": 0.01, "num_matvecs": 60}),
+}
+
+
+@pytest.mark.parametrize(("spectrum", "options"), ASKED.values(), ids=ASKED)
+def test_intervals_cover_where_the_measure_decides_when_to_stop(spectrum, options):
+    A, c, runs = operator(spectrum), options["c"], 60
+    held = dict.fromkeys(QUANTITIES, 0)
+    for seed in range(runs):
+        measure = spectral_measure(A, key=jax.random.key(seed), **{"num_matvecs": 150, **options})
+        for name in held:
+            lower, upper = getattr(measure, name)(c).interval()
+            held[name] += lower <= exact(name, spectrum, c) <= upper
+    # Fewer than 51 of 60 has a probability of 0.1 % at 95 % coverage.
+    assert min(held.values()) >= 51
+
+
+def test_shallow_probes_know_how_far_they_are_off():
+    """z'Az alone says little of |Az|: the residual of the one product belongs to it."""
+    spectrum = 100 * np.arange(1.0, 301) ** -1.5
+    A, plan = operator(spectrum), Plan(4, 4, 4, 1)
+    keys = jax.random.split(jax.random.key(3), 100)
+    run = jax.jit(lambda k: spectral_measure(A, key=k, plan=plan).trace())
+    estimates = jax.lax.map(run, keys, batch_size=10)
+    rms = np.sqrt(np.mean((estimates.value - spectrum.sum()) ** 2))
+    np.testing.assert_allclose(np.sqrt(np.mean(estimates.stderr**2)), rms, rtol=0.3)

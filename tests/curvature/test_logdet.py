@@ -12,11 +12,12 @@ from iw_jax.curvature import (
     hessian,
     logdet,
     nystrom_logdet,
+    spectral_measure,
     to_dense,
 )
 from iw_jax.likelihoods import Bernoulli, Categorical, GaussianLikelihood
 from iw_jax.task import Task
-from tests.curvature.known_spectra import NETWORK_LIKE, operator
+from tests.curvature.known_spectra import NETWORK_LIKE, matrix, operator, product
 
 KEY = jax.random.key(0)
 
@@ -119,6 +120,34 @@ def test_the_preconditioned_identity_is_exact_at_full_rank():
     np.testing.assert_allclose(estimate.interval(), truth, rtol=1e-6)
     zero = nystrom_logdet(operator(np.zeros(100)), c=10.0, key=KEY, num_matvecs=40)
     np.testing.assert_allclose(zero.interval(), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("negative", [1, 30])
+def test_nystrom_refuses_negative_curvature(negative):
+    A = operator(np.r_[np.full(negative, -3.0), np.logspace(-3, 2, 200 - negative)])
+    with pytest.raises(ValueError, match="positive semi-definite for method 'nystrom'"):
+        logdet(A, c=1.0, key=KEY, num_matvecs=80, method="nystrom")
+    with pytest.raises(ValueError, match="policy must be 'error' with method 'nystrom', got 'abs'"):
+        logdet(A, c=1.0, key=KEY, num_matvecs=80, method="nystrom", policy="abs")
+
+
+def test_a_gradient_through_a_krylov_space_is_refused():
+    m = jnp.asarray(matrix(np.logspace(-3, 2, 40)))
+
+    def through(m):
+        A = Operator(product, m, like=jnp.zeros(40))
+        return spectral_measure(A, key=KEY, num_matvecs=12).logdet(1.0).value
+
+    for differentiate in (jax.grad(through), jax.jit(jax.grad(through))):
+        with pytest.raises(TypeError, match="a Krylov space has no derivative; differentiate"):
+            differentiate(m)
+
+
+def test_dense_under_jit_is_exact_in_float32():
+    spectrum = np.logspace(-6, 4, 600)
+    A = operator(spectrum, dtype=jnp.float32)
+    run = jax.jit(lambda A: logdet(A, c=1.0, key=KEY, method="dense"))
+    np.testing.assert_allclose(run(A).value, np.log1p(spectrum).sum(), rtol=1e-4)
 
 
 def test_nystrom_brackets_hold_and_float32_agrees():

@@ -55,6 +55,13 @@ def test_few_weights_are_measured_exactly():
     assert eigenvalues(operator(spectrum, dtype=jnp.float32)).dtype == np.float64
 
 
+def test_an_exact_measure_has_no_eigenvalue_that_is_not_there():
+    for spectrum in (np.arange(1.0, 31), -np.arange(1.0, 31)):
+        measure = dense_measure(operator(spectrum), policy="abs")
+        np.testing.assert_allclose(measure.smallest, spectrum.min())
+        np.testing.assert_allclose(measure.largest, spectrum.max())
+
+
 def test_plans_spend_what_is_allowed():
     for allowed in (4, 5, 8, 23, 24, 60, 100, 120, 240, 480, 1000, 4000):
         plan = default_plan(allowed)
@@ -195,6 +202,8 @@ def test_products_that_are_not_finite_are_named():
             "plan must not deflate more than the 200 weights",
         ),
         ({"plan": Plan(1, -1, 2, 3)}, ValueError, "plan.blocks must be an integer of at least 0"),
+        ({"quantities": ("gamma",)}, ValueError, r"quantities must be some of .*, got \('gamma',"),
+        ({"quantities": ()}, ValueError, "quantities must be some of"),
         ({"rtol": 0.1}, ValueError, "rtol needs to know where it holds: give c too"),
         ({"c": 1.0, "rtol": -0.1}, ValueError, "rtol must be finite and not negative, got -0.1"),
         ({"c": -1.0}, ValueError, "c must be positive and finite, got -1.0"),
