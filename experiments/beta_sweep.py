@@ -336,7 +336,8 @@ def _plot_trade(axis: Any, rows: Rows) -> None:
         axis.scatter(
             kl, loss, color=look["color"], marker=look["marker"], s=14, label=look["label"]
         )
-        # The lower convex hull as a sweep sees it: E_Q[L] >= C_β - β KL for every code and β.
+        # The lower convex hull as a sweep sees it, by the best seed at each β: E_Q[L] >= C_β - β KL
+        # for every code.
         beta = column(rows, kind, "beta")[:, 0]
         lagrangian = (loss + beta[:, None] * kl).min(1)
         fine = np.concatenate([np.linspace(0, 1, 200), np.geomspace(1, kl.max(), 200)])

@@ -55,6 +55,8 @@ def _normal(key: jax.Array, size: int, dtype: Any) -> jax.Array:
 def _threefry_bits(key: jax.Array, size: int) -> jax.Array:
     """The numbers of `jax.random.bits(key, (size,))`, four times as fast on CPUs.
 
+    Those of JAX's default, the partitionable generator (`jax_threefry_partitionable`).
+
     There JAX keeps the 20 rounds rolled up in a loop that writes all its state after every four;
     written out they are one fused pass (`benchmarks/variational_step.py`: a fifth of a step).
 
