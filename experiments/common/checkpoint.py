@@ -100,7 +100,8 @@ class Checkpoints:
           force: save however recent the last one is.
         """
         now = time.monotonic()
-        if step in self._manager.all_steps() or not (force or now - self._last > self._pause):
+        due = force or now - self._last > self._pause  # asked after every training step
+        if not due or step in self._manager.all_steps():
             return
         arrays, _ = _to_arrays(state() if callable(state) else state)
         try:

@@ -123,15 +123,11 @@ def _parts(
     Q = krylov.orthonormalise(sketch, jnp.zeros((0, A.size), A.dtype))
 
     def outside(V: jax.Array) -> jax.Array:
-        return V - _dot(_dot(V, Q.T), Q)
+        return V - krylov.dot(krylov.dot(V, Q.T), Q)
 
     z = jax.random.rademacher(sign_key, (signs, A.size), A.dtype)
     AQ, ARz = jnp.split(A.flat_block(jnp.concatenate([Q, outside(z)])), [rank])
-    inner = _dot(Q, AQ.T)
-    low_rank = Q * (2 * AQ - _dot((inner + inner.T) / 2, Q))
+    inner = krylov.dot(Q, AQ.T)
+    low_rank = Q * (2 * AQ - krylov.dot((inner + inner.T) / 2, Q))
     rounding = _ROUNDING * jnp.finfo(A.dtype).eps * jnp.sum(jnp.abs(low_rank), axis=0)
     return jnp.sum(low_rank, axis=0), z * outside(ARz), rounding
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

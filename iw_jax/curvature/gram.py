@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from iw_jax.curvature import dense, measure
+from iw_jax.curvature import dense, krylov, measure
 from iw_jax.curvature.operators import Operator, require_root
 from iw_jax.curvature.quadrature import namespace
 
@@ -64,6 +64,6 @@ def _rows(A: Operator, indices: jax.Array) -> jax.Array:
 
 @jax.jit
 def _place(K: jax.Array, rows: jax.Array, others: jax.Array, first: int, second: int) -> jax.Array:
-    block = jnp.matmul(rows, others.T, precision=jax.lax.Precision.HIGHEST)
+    block = krylov.dot(rows, others.T)
     K = jax.lax.dynamic_update_slice(K, block, (first, second))
     return jax.lax.dynamic_update_slice(K, block.T, (second, first))

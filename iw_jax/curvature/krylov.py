@@ -35,6 +35,11 @@ class Subspace:
     filled: jax.Array
 
 
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The matrix product in full precision, which accelerators do not give by default."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def empty(rows: int, size: int, dtype: jnp.dtype) -> Subspace:
     """Room for `rows` directions among `size` weights: rows * size numbers."""
     zeros = jnp.zeros((rows, size), dtype), jnp.zeros((rows, rows), dtype)
@@ -105,8 +110,8 @@ def orthonormalise(
     """
     lengths = _lengths(block)
     block = jnp.where(lengths > negligible, block / jnp.where(lengths > 0, lengths, 1), 0)
-    block, _ = _whiten(block - _dot(_components(basis, block), basis))
-    outside = block - _dot(_components(basis, block), basis)
+    block, _ = _whiten(block - dot(_components(basis, block), basis))
+    outside = block - dot(_components(basis, block), basis)
     # What the second pass takes away was rounding of what lies in the space.
     block, _ = _whiten(jnp.where(_lengths(outside) > _RESOLVED * _lengths(block), outside, 0))
     block, resolved = _whiten(block)
@@ -119,11 +124,11 @@ def _lengths(block: jax.Array) -> jax.Array:
 
 def _whiten(block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Λ^-½ U' block for its Gram matrix U Λ U', and where Λ is about as large as its largest."""
-    values, vectors = jnp.linalg.eigh(_dot(block, block.T))
+    values, vectors = jnp.linalg.eigh(dot(block, block.T))
     largest = values[-1]
     shift = 10 * len(values) * jnp.finfo(block.dtype).eps * largest
     scale = jnp.where(largest > 0, jnp.maximum(values, shift), 1)
-    return _dot(vectors.T, block) / jnp.sqrt(scale)[:, None], values > _RESOLVED * largest
+    return dot(vectors.T, block) / jnp.sqrt(scale)[:, None], values > _RESOLVED * largest
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -132,10 +137,10 @@ def _absorb(space: Subspace, block: jax.Array, products: jax.Array) -> tuple[Sub
     first, width = space.filled, len(block)
     zero = jnp.zeros_like(first)
     basis = jax.lax.dynamic_update_slice(space.basis, block, (first, zero))
-    columns = _dot(basis, products.T)
-    residual = products - _dot(columns.T, basis)
-    again = _dot(basis, residual.T)
-    residual, columns = residual - _dot(again.T, basis), columns + again
+    columns = dot(basis, products.T)
+    residual = products - dot(columns.T, basis)
+    again = dot(basis, residual.T)
+    residual, columns = residual - dot(again.T, basis), columns + again
     inner = jax.lax.dynamic_slice(columns, (first, zero), (width, width))
     columns = jax.lax.dynamic_update_slice(columns, (inner + inner.T) / 2, (first, zero))
     matrix = jax.lax.dynamic_update_slice(space.matrix, columns, (zero, first))
@@ -155,14 +160,14 @@ def project_out(vectors: jax.Array, space: Subspace, rows: jax.Array | int) -> j
     among = jnp.arange(len(space.basis)) < rows  # a slice would copy a large basis
     for _ in range(2):
         components = jnp.where(among, _components(space.basis, vectors), 0)
-        vectors = vectors - _dot(components, space.basis)
+        vectors = vectors - dot(components, space.basis)
     return vectors
 
 
 @jax.jit
 def gram(vectors: jax.Array) -> jax.Array:
     """Inner products of the rows (m, n), (m, m)."""
-    return _dot(vectors, vectors.T)
+    return dot(vectors, vectors.T)
 
 
 @jax.jit
@@ -174,7 +179,7 @@ def present(space: Subspace) -> jax.Array:
 @jax.jit
 def combine(coefficients: jax.Array, space: Subspace) -> jax.Array:
     """Vectors (m, n) from their coordinates (m, rows)."""
-    return _dot(coefficients.astype(space.basis.dtype), space.basis)
+    return dot(coefficients.astype(space.basis.dtype), space.basis)
 
 
 def _components(basis: jax.Array, vectors: jax.Array) -> jax.Array:
@@ -183,8 +188,4 @@ def _components(basis: jax.Array, vectors: jax.Array) -> jax.Array:
     XLA:CPU copies a right factor that is to be transposed. The basis is the largest array there is,
     so it stands on the left; the barrier keeps XLA from changing sides.
     """
-    return jax.lax.optimization_barrier(_dot(basis, vectors.T)).T
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.optimization_barrier(dot(basis, vectors.T)).T

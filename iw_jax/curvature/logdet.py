@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.curvature import dense, gram, growing, measure, nystrom
+from iw_jax.curvature import dense, gram, growing, krylov, measure, nystrom
 from iw_jax.curvature.growing import Plan
 from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
@@ -153,10 +153,10 @@ def _backward(plan: Plan, policy: str, saved: Any, cotangent: Estimate) -> Any:
     slope = sign * per_c.reshape(-1, len(theta)).sum(0)
     inner = jnp.diag((jnp.arange(len(theta)) < state.head).astype(theta.dtype))
     if len(state.probes):
-        inner = inner + _dot(state.probes.T, state.probes) / len(state.probes)
-    outer = _dot(_dot(vectors * slope, vectors.T), inner)
+        inner = inner + krylov.dot(state.probes.T, state.probes) / len(state.probes)
+    outer = krylov.dot(krylov.dot(vectors * slope, vectors.T), inner)
     weights, rotation = jnp.linalg.eigh((outer + outer.T) / 2)
-    gradient = _gradient_of_quadratic_forms(A, _dot(rotation.T, state.space.basis), weights)
+    gradient = _gradient_of_quadratic_forms(A, krylov.dot(rotation.T, state.space.basis), weights)
     return gradient, cotangent.value * effective_dimension / c, None
 
 
@@ -191,7 +191,3 @@ def _gradient_of_quadratic_forms(A: Operator, V: jax.Array, weights: jax.Array) 
 
 
 _traced.defvjp(_forward, _backward)
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

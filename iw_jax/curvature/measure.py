@@ -47,9 +47,8 @@ class SpectralMeasure:
 
     `Estimate.converged` says that the interval is finite, that the bracket's half-width is at most
     1 % of the value, with "error" that nothing was negative, and where a tolerance was asked for
-    that the interval meets it. Operators in float32 know
-    eigenvalues only down to about 1e-7 of the largest; where c * largest is beyond 1e6 that noise
-    reaches log det.
+    that the interval meets it. Operators in float32 know eigenvalues only down to about 1e-7 of the
+    largest; where c * largest is beyond 1e6 that noise reaches log det.
 
     Attributes:
       gauss: Gauss rule on the whole space.
@@ -217,24 +216,23 @@ class SpectralMeasure:
         at = self._of(f, c)
         full = _traces(self.gauss, at(self.gauss.nodes))
         if self.policy == "error":
-            radau = _traces(self.radau, at(self.radau.nodes))
+            radau = _traces(self.radau, self._of(f, c, least=-0.5)(self.radau.nodes))
             xp = namespace(radau, full)
             return xp.minimum(radau, full), xp.maximum(radau, full)
         return _change(full, _traces(self.half, at(self.half.nodes)))
 
-    def _of(self, f: Callable[[Array], Array], c: Any) -> Callable[[Array], Array]:
-        """Nodes (k,) -> f(c |x|) for every c and node, (..., k)."""
+    def _of(
+        self, f: Callable[[Array], Array], c: Any, least: float = 0.0
+    ) -> Callable[[Array], Array]:
+        """Nodes (k,) -> f(s) for every c, (..., k), with s = c * node, but not below `least`."""
 
         def at(nodes: Array) -> Array:
             xp = namespace(c, nodes)
             prices = xp.asarray(c, *([np.float64] if xp is np else []))
-            return f(prices[..., None] * self._magnitude(nodes))
+            s = prices[..., None] * nodes
+            return f(xp.abs(s) if self.policy == "abs" else xp.maximum(s, least))
 
         return at
-
-    def _magnitude(self, x: Array) -> Array:
-        xp = namespace(x)
-        return xp.abs(x) if self.policy == "abs" else xp.maximum(x, 0)
 
     def _estimate(
         self, lower: Array, upper: Array, f: Callable[[Array], Array], monotone: bool = True
@@ -245,7 +243,7 @@ class SpectralMeasure:
         low, high = lower.mean(-1), upper.mean(-1)
         middle, zero = (low + high) / 2, 0 * low
         if self.ended != "exact":
-            rounding = self._rounding(f) + 4 * np.finfo(float).eps * xp.abs(middle)
+            rounding = self._rounding(f)
             low, high = low - rounding, high + rounding
         converged = (high - low) / 2 <= OPEN * xp.abs(middle)
         if self.policy == "error":
@@ -265,14 +263,20 @@ class SpectralMeasure:
         return trees.replace(estimate, converged=converged & reached)
 
     def _rounding(self, f: Callable[[Array], Array]) -> Array:
-        """How far tr f moves if every eigenvalue is off by a few eps of the largest, independently.
+        """How far tr f moves if every node is off by a few eps of the largest, independently.
 
-        Where the products have found everything there is, nothing else is left open.
+        Where the products have found everything there is, nothing else is left open. A node that
+        stands for many eigenvalues counts once: the products with a random direction, which know
+        them, are rounded in proportion to their own lengths.
         """
         xp, rule = namespace(self), self.gauss
         weights = rule.head + (rule.probes.mean(0) if len(rule.probes) else 0)
-        moved = f(rule.nodes + 4 / _ROUNDING * self.tolerance) - f(rule.nodes)
-        return xp.sqrt(moved**2 @ xp.maximum(weights, 0))
+        step = 4 / _ROUNDING * self.tolerance
+        moved = f(rule.nodes + step) - f(rule.nodes)
+        total = xp.abs(f(rule.nodes)) @ weights
+        largest = xp.max(xp.abs(rule.nodes))
+        relative = step / xp.where(largest > 0, largest, 1)  # 4 eps of the products' type
+        return xp.sqrt(moved**2 @ xp.clip(weights, 0, 1)) + relative * total
 
     def _variance(self, f: Callable[[Array], Array], monotone: bool) -> tuple[Array, Array]:
         """The variance of one probe's z'f(A)z and the degrees of freedom it is known with.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.curvature import dense, growing, measure
+from iw_jax.curvature import dense, growing, krylov, measure
 from iw_jax.curvature.operators import Operator, blocked, structure_of
 from iw_jax.curvature.quadrature import namespace
 from iw_jax.estimates import Estimate
@@ -83,10 +83,6 @@ def nystrom_logdet(A: Operator, *, c: Any, key: jax.Array, num_matvecs: int = 24
     )
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _excess(
     V: jax.Array, A: Operator, vectors: jax.Array, values: jax.Array, c: jax.Array
 ) -> jax.Array:
@@ -94,7 +90,7 @@ def _excess(
     shrink = jax.lax.rsqrt(1 + c * values) - 1
 
     def root(V: jax.Array) -> jax.Array:
-        return V + _dot(shrink * _dot(V, vectors.T), vectors)
+        return V + krylov.dot(shrink * krylov.dot(V, vectors.T), vectors)
 
     inner = root(V)
     return root(inner + c * A.flat_block(inner)) - V
@@ -112,7 +108,7 @@ def _sketch(A: Operator, key: jax.Array, rank: int) -> tuple[jax.Array, jax.Arra
     eps, tiny = jnp.finfo(A.dtype).eps, jnp.finfo(A.dtype).tiny
     shift = jnp.maximum(math.sqrt(A.size) * eps * jnp.linalg.norm(products), math.sqrt(tiny))
     products = products + shift * omega
-    core = _dot(products, omega.T)
+    core = krylov.dot(products, omega.T)
     factor = jnp.linalg.cholesky((core + core.T) / 2)
     if namespace(factor) is np and not np.all(np.isfinite(factor)):
         raise ValueError(_INDEFINITE)

@@ -236,7 +236,7 @@ class Operator:
             self,
             factor,
             structure=self.structure,
-            root=_rooted(_multiple_rows, self) if _is_positive(factor) else None,
+            root=_rooted(_multiple_rows, self) if _is_not_negative(factor) else None,
         )
 
     __rmul__ = __mul__
@@ -337,7 +337,7 @@ def _rooted(rows: Callable[..., PyTree], A: Operator) -> Root | None:
     return None if A.root is None else Root(rows, A.root.examples, A.root.outputs)
 
 
-def _is_positive(factor: Any) -> bool:
+def _is_not_negative(factor: Any) -> bool:
     return trees.is_concrete(factor) and bool(factor >= 0)
 
 

@@ -107,8 +107,13 @@ def gauss_radau(
     Extends T by the directions R of the residuals, A S' = S'T + R'C. Their own corner of A is not
     known, but it is at least C T^-1 C', else A were not positive semi-definite. With that corner
     the extended matrix is a lower bound of A (the Nyström approximation A S'T^-1 S A), and as
-    log(1 + cx) and cx/(1 + cx) are operator monotone, the rule is a lower bound of z'f(A)z. Where T
-    is numerically singular the nodes move slightly below 0.
+    log(1 + cx) and cx/(1 + cx) are operator monotone, the rule is a lower bound of z'f(A)z.
+
+    T is known up to rounding; C (T + M)^-1 C' is a lower bound for any positive M, and M here is
+    that rounding, along each eigenvector of T in proportion to what A does there: random directions
+    of a large network see almost none of it, and eps of the largest eigenvalue would be more than
+    all they see. Nodes then lie a little below 0, where f must go on; at 0 it would have a kink,
+    and lose what makes the rule exact for the trace.
 
     Args:
       matrix: T, (k, k).
@@ -127,14 +132,12 @@ def gauss_radau(
     xp = namespace(matrix)
     theta, vectors = eigen
     largest = xp.max(xp.abs(theta))
-    floor = max(_SINGULAR, resolution) * largest
-    node = xp.where(theta[0] < floor, -floor, 0)
+    rounding = resolution * (xp.diagonal(matrix) @ vectors**2) + _SINGULAR * largest
+    gaps = xp.maximum(theta, 0) + xp.where(rounding > 0, rounding, 1)
     squares, directions = xp.linalg.eigh(after(residual_gram, theta))
     root = directions * xp.sqrt(xp.maximum(squares, 0))  # residual_gram = root root'
     couplings = vectors[owners].T @ root  # C' in the eigenbasis of T: (k, r)
-    # The maximum keeps rounding below the node harmless.
-    gaps = xp.maximum(theta - node, xp.where(floor > 0, floor, 1))
-    corner = node * xp.eye(root.shape[0]) + couplings.T @ (couplings / gaps[:, None])
+    corner = couplings.T @ (couplings / gaps[:, None])
     # The corner is at most that of A itself. Only where rounding made T singular can it be so large
     # that it would cost the eigensolver its accuracy.
     values, axes = xp.linalg.eigh(corner)

@@ -241,8 +241,8 @@ def _sketch(A: Operator, key: jax.Array, count: int) -> tuple[jax.Array, ...]:
     Z = _probes(A, key, count)
     Y = A.flat_block(Z)
     Q = krylov.orthonormalise(Y, jnp.zeros((0, A.size), A.dtype))
-    H = _dot(Q, A.flat_block(Q).T)
-    return _dot(Y, Q.T), _dot(Z, Q.T), (H + H.T) / 2, jnp.sum(Z * Y, axis=1)
+    H = krylov.dot(Q, A.flat_block(Q).T)
+    return krylov.dot(Y, Q.T), krylov.dot(Z, Q.T), (H + H.T) / 2, jnp.sum(Z * Y, axis=1)
 
 
 @partial(jax.jit, static_argnames="count")
@@ -255,11 +255,11 @@ def _nystrom(A: Operator, key: jax.Array, count: int) -> tuple[jax.Array, ...]:
     Z = _probes(A, key, count)
     basis = krylov.orthonormalise(Z, nothing)
     Y = A.flat_block(basis)
-    shift = _eps(A) * jnp.linalg.norm(_dot(basis, Y.T))
+    shift = _eps(A) * jnp.linalg.norm(krylov.dot(basis, Y.T))
     Y = Y + shift * basis
-    M = _dot(basis, Y.T)
+    M = krylov.dot(basis, Y.T)
     Q = krylov.orthonormalise(Y, nothing)
-    return (M + M.T) / 2, krylov.gram(Z), _dot(basis, Z.T), _dot(Q, Y.T), shift
+    return (M + M.T) / 2, krylov.gram(Z), krylov.dot(basis, Z.T), krylov.dot(Q, Y.T), shift
 
 
 def _eps(A: Operator) -> float:
@@ -271,7 +271,3 @@ def _floored(scale: Array, like: Array) -> Array:
     xp = namespace(scale)
     floor = len(scale) * xp.finfo(like.dtype).eps * scale[0]
     return xp.maximum(scale, xp.where(floor > 0, floor, 1))
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
