@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -70,7 +71,7 @@ class Context:
         try:
             done, state = checkpoints.restore((np.zeros((), int), state))
             for i in self.track(range(int(done), number), stage):
-                state = step(i, state)
+                state = jax.block_until_ready(step(i, state))  # else the bar runs ahead
                 checkpoints.save(i + 1, (np.array(i + 1), state))
             checkpoints.save(number, (np.array(number), state), force=True)
         finally:
