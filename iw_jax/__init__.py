@@ -33,6 +33,7 @@ from iw_jax.likelihoods import Categorical as Categorical
 from iw_jax.likelihoods import GaussianLikelihood as GaussianLikelihood
 from iw_jax.task import Task as Task
 from iw_jax.task import nll as nll
+from iw_jax.weights import Certificate as Certificate
 from iw_jax.weights import Diverged as Diverged
 from iw_jax.weights import FisherInformation as FisherInformation
 from iw_jax.weights import Lagrangian as Lagrangian
@@ -41,11 +42,13 @@ from iw_jax.weights import Sweep as Sweep
 from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
 from iw_jax.weights import antithetic_noise as antithetic_noise
+from iw_jax.weights import bounded_nll as bounded_nll
 from iw_jax.weights import fisher_iw as fisher_iw
 from iw_jax.weights import information_lagrangian as information_lagrangian
 from iw_jax.weights import local_noise as local_noise
 from iw_jax.weights import make_sweep as make_sweep
 from iw_jax.weights import minimize as minimize
+from iw_jax.weights import pac_bayes_bound as pac_bayes_bound
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
 from iw_jax.weights import sweep_step as sweep_step

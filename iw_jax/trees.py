@@ -5,6 +5,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 _T = TypeVar("_T")
@@ -90,6 +91,11 @@ def is_concrete(tree: PyTree) -> bool:
     except jax.errors.ConcretizationTypeError:
         return False
     return True
+
+
+def namespace(*arrays: Any) -> Any:
+    """NumPy for concrete arrays (float64 whatever JAX allows), jax.numpy for traced ones."""
+    return np if is_concrete(arrays) else jnp
 
 
 def all_finite(tree: PyTree) -> jax.Array:

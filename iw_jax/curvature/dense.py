@@ -6,7 +6,8 @@ import numpy as np
 
 from iw_jax.curvature import measure
 from iw_jax.curvature.operators import Operator
-from iw_jax.curvature.quadrature import namespace, widened
+from iw_jax.curvature.quadrature import widened
+from iw_jax.trees import namespace
 
 # Columns a block product: enough to fill a processor, few enough that activations stay small.
 _BLOCK = 64

@@ -71,7 +71,7 @@ def top_eigenpairs(
     outside = krylov.project_out(state.residuals, space, state.spent)
     matrix, gram = quadrature.widened(space.matrix, krylov.gram(outside))
     dense.require_finite(matrix)
-    xp = quadrature.namespace(matrix)
+    xp = trees.namespace(matrix)
     theta, rotation = xp.linalg.eigh(matrix)
     # A direction that was never filled is no eigenvector, though T has a 0 for it.
     filled = xp.asarray(krylov.present(space))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from iw_jax.curvature import dense, krylov, measure
 from iw_jax.curvature.operators import Operator, require_root
-from iw_jax.curvature.quadrature import namespace
+from iw_jax.trees import namespace
 
 # Rows of Φ held at once, twice over.
 _ROWS = 512

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.curvature.quadrature import Quadrature, namespace
+from iw_jax.curvature.quadrature import Quadrature
 from iw_jax.estimates import Estimate
+from iw_jax.trees import namespace
 
 Array = Any
 POLICIES = ("error", "clip", "abs")

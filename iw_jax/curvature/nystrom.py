@@ -10,8 +10,8 @@ import numpy as np
 from iw_jax import checks, trees
 from iw_jax.curvature import dense, growing, krylov, measure
 from iw_jax.curvature.operators import Operator, blocked, structure_of
-from iw_jax.curvature.quadrature import namespace
 from iw_jax.estimates import Estimate
+from iw_jax.trees import namespace
 
 # Share of the products for the sketch, and the depth of the probes of what it leaves.
 _SKETCH, _DEPTH = 0.5, 20

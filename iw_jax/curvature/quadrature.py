@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import trees
+from iw_jax.trees import namespace
 
 Array = Any
 
@@ -36,11 +37,6 @@ class Quadrature:
     head: Array
     tail: Array
     probes: Array
-
-
-def namespace(*arrays: Any) -> Any:
-    """NumPy for concrete arrays (float64 whatever JAX allows), jax.numpy for traced ones."""
-    return np if trees.is_concrete(arrays) else jnp
 
 
 def widened(*arrays: Any) -> list[Array]:

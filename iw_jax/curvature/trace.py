@@ -25,8 +25,9 @@ from iw_jax import checks, trees
 from iw_jax.curvature import dense, krylov
 from iw_jax.curvature.diagonal import exact_cost, exact_diagonal
 from iw_jax.curvature.operators import Operator
-from iw_jax.curvature.quadrature import namespace, widened
+from iw_jax.curvature.quadrature import widened
 from iw_jax.estimates import Estimate
+from iw_jax.trees import namespace
 
 Array = Any
 METHODS = ("auto", "hutchinson", "xtrace", "xnystrace")

@@ -11,6 +11,9 @@ from iw_jax.weights.members import Sweep as Sweep
 from iw_jax.weights.members import SweepState as SweepState
 from iw_jax.weights.minimizing import Minimum as Minimum
 from iw_jax.weights.minimizing import minimize as minimize
+from iw_jax.weights.pac_bayes import Certificate as Certificate
+from iw_jax.weights.pac_bayes import bounded_nll as bounded_nll
+from iw_jax.weights.pac_bayes import pac_bayes_bound as pac_bayes_bound
 from iw_jax.weights.sweeping import Diverged as Diverged
 from iw_jax.weights.sweeping import SweepResult as SweepResult
 from iw_jax.weights.sweeping import make_sweep as make_sweep

@@ -22,10 +22,9 @@ from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.growing import Growth, spectral_measure
 from iw_jax.curvature.measure import SpectralMeasure
 from iw_jax.curvature.operators import Operator
-from iw_jax.curvature.quadrature import namespace
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task, nll
-from iw_jax.trees import PyTree
+from iw_jax.trees import PyTree, namespace
 
 
 @trees.record
