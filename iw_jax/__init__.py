@@ -38,6 +38,7 @@ from iw_jax.weights import Diverged as Diverged
 from iw_jax.weights import FisherInformation as FisherInformation
 from iw_jax.weights import Lagrangian as Lagrangian
 from iw_jax.weights import Minimum as Minimum
+from iw_jax.weights import SampleInformation as SampleInformation
 from iw_jax.weights import Sweep as Sweep
 from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
@@ -49,6 +50,7 @@ from iw_jax.weights import local_noise as local_noise
 from iw_jax.weights import make_sweep as make_sweep
 from iw_jax.weights import minimize as minimize
 from iw_jax.weights import pac_bayes_bound as pac_bayes_bound
+from iw_jax.weights import sample_information as sample_information
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
 from iw_jax.weights import sweep_step as sweep_step

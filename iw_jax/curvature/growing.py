@@ -179,7 +179,8 @@ def spectral_measure(
       atol: absolute tolerance; nats.
       quantities: what the tolerance is for, of "logdet", "effective_dimension" and "information";
         γ is often the slowest.
-      plan: a fixed plan of your own, taken at its word: no dense path, no `num_matvecs`.
+      plan: a fixed plan of your own, taken at its word: no dense path, no `num_matvecs`, and a
+        tolerance only decides what `converged` says.
       policy: what negative eigenvalues mean: "error", "clip" or "abs"; see `SpectralMeasure`.
       callback: is shown the state after each block of products, to read there and then: the next
         step uses it up. Not under `jit`.
@@ -235,8 +236,10 @@ def init(
     num_matvecs = min(num_matvecs, A.size)
     if plan is None and (c is None or not concrete):
         plan = default_plan(num_matvecs)
-    if plan is not None:  # it does not look at a tolerance
-        num_matvecs, rtol, atol = plan.cost, 0.0, 0.0
+    if plan is not None:
+        num_matvecs = plan.cost
+    if not concrete:  # traced, nobody looks at a tolerance
+        rtol = atol = 0.0
     wanted = tuple(np.ravel(c).tolist()) if c is not None and concrete else ()
     space = krylov.empty(num_matvecs, A.size, A.dtype)
     return Growth(

@@ -124,7 +124,7 @@ def _lengths(block: jax.Array) -> jax.Array:
 
 def _whiten(block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Λ^-½ U' block for its Gram matrix U Λ U', and where Λ is about as large as its largest."""
-    values, vectors = jnp.linalg.eigh(dot(block, block.T))
+    values, vectors = jnp.linalg.eigh(gram(block))
     largest = values[-1]
     shift = 10 * len(values) * jnp.finfo(block.dtype).eps * largest
     scale = jnp.where(largest > 0, jnp.maximum(values, shift), 1)
@@ -166,8 +166,14 @@ def project_out(vectors: jax.Array, space: Subspace, rows: jax.Array | int) -> j
 
 @jax.jit
 def gram(vectors: jax.Array) -> jax.Array:
-    """Inner products of the rows (m, n), (m, m)."""
-    return dot(vectors, vectors.T)
+    """Inner products of the rows (m, n), (m, m).
+
+    Rows of zeros make them four at least: with two or three XLA:CPU may take one long sum, which in
+    float32 is off by 4e-3 of the whole at n = 4e6 (jaxlib 0.10.2).
+    """
+    rows = len(vectors)
+    padded = jnp.pad(vectors, ((0, max(4 - rows, 0)), (0, 0)))
+    return dot(padded, padded.T)[:rows, :rows]
 
 
 @jax.jit

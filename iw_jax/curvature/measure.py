@@ -41,7 +41,7 @@ class SpectralMeasure:
 
     * policy "error" (A positive semi-definite): the bracket is rigorous, Gauss-Radau <= z'f(A)z <=
       Gauss for log(1 + cx) and cx/(1 + cx); `value` is its middle, the point whose guaranteed
-      error is smallest. Negative nodes within `tolerance` are rounding, and count as 0.
+      error is smallest. Negative Ritz values within `tolerance` are rounding, and count as 0.
     * "clip" counts negative eigenvalues as 0, "abs" as their magnitude. f has a kink there and no
       bound holds: `value` is the Gauss rule, the bracket ± its change from half the depth, an
       estimate of the error and not a bound.
@@ -217,9 +217,10 @@ class SpectralMeasure:
         at = self._of(f, c)
         full = _traces(self.gauss, at(self.gauss.nodes))
         if self.policy == "error":
+            # Down to -1 both f are operator monotone; a node that low is beyond all rounding.
             radau = _traces(self.radau, self._of(f, c, least=-0.5)(self.radau.nodes))
             xp = namespace(radau, full)
-            return xp.minimum(radau, full), xp.maximum(radau, full)
+            return xp.maximum(xp.minimum(radau, full), 0), xp.maximum(radau, full)
         return _change(full, _traces(self.half, at(self.half.nodes)))
 
     def _of(
@@ -257,7 +258,7 @@ class SpectralMeasure:
         estimate = Estimate(
             middle, xp.sqrt(variance / probes), dof, low, high, self.cost, converged
         )
-        if not self.rtol and not self.atol:
+        if not (self.rtol or self.atol) or not trees.is_concrete(estimate):
             return estimate
         lower, upper = estimate.interval()
         reached = (upper - lower) / 2 <= self.rtol * np.abs(middle) + self.atol
@@ -270,10 +271,11 @@ class SpectralMeasure:
         stands for many eigenvalues counts once: the products with a random direction, which know
         them, are rounded in proportion to their own lengths.
         """
-        xp, rule = namespace(self), self.gauss
+        rule = self.gauss
         weights = rule.head + (rule.probes.mean(0) if len(rule.probes) else 0)
         step = 4 / _ROUNDING * self.tolerance
         moved = f(rule.nodes + step) - f(rule.nodes)
+        xp = namespace(self, moved)
         total = xp.abs(f(rule.nodes)) @ weights
         largest = xp.max(xp.abs(rule.nodes))
         relative = step / xp.where(largest > 0, largest, 1)  # 4 eps of the products' type

@@ -98,18 +98,19 @@ def gauss_radau(
     owners: Array,
     resolution: float,
 ) -> Quadrature:
-    """The block Gauss-Radau rule with nodes at 0, for a positive semi-definite A.
+    """The block Gauss-Radau rule with nodes at about 0, for a positive semi-definite A.
 
     Extends T by the directions R of the residuals, A S' = S'T + R'C. Their own corner of A is not
     known, but it is at least C T^-1 C', else A were not positive semi-definite. With that corner
     the extended matrix is a lower bound of A (the Nyström approximation A S'T^-1 S A), and as
     log(1 + cx) and cx/(1 + cx) are operator monotone, the rule is a lower bound of z'f(A)z.
 
-    T is known up to rounding; C (T + M)^-1 C' is a lower bound for any positive M, and M here is
-    that rounding, along each eigenvector of T in proportion to what A does there: random directions
+    C (T + M)^-1 C' in its place is a lower bound for any positive M. Here M is what T may be off by
+    rounding, along each of its eigenvectors in proportion to what A does there: random directions
     of a large network see almost none of it, and eps of the largest eigenvalue would be more than
-    all they see. Nodes then lie a little below 0, where f must go on; at 0 it would have a kink,
-    and lose what makes the rule exact for the trace.
+    all they see. Nodes then lie below 0 by M, where f must go on; at 0 it would have a kink, and
+    lose what makes the rule exact for the trace. (For an indefinite A no bound holds; |θ| in place
+    of θ keeps the corner of the order of A.)
 
     Args:
       matrix: T, (k, k).
@@ -128,8 +129,8 @@ def gauss_radau(
     xp = namespace(matrix)
     theta, vectors = eigen
     largest = xp.max(xp.abs(theta))
-    rounding = resolution * (xp.diagonal(matrix) @ vectors**2) + _SINGULAR * largest
-    gaps = xp.maximum(theta, 0) + xp.where(rounding > 0, rounding, 1)
+    rounding = resolution * (xp.abs(xp.diagonal(matrix)) @ vectors**2) + _SINGULAR * largest
+    gaps = xp.abs(theta) + xp.where(rounding > 0, rounding, 1)  # 0 for a zero operator only
     squares, directions = xp.linalg.eigh(after(residual_gram, theta))
     root = directions * xp.sqrt(xp.maximum(squares, 0))  # residual_gram = root root'
     couplings = vectors[owners].T @ root  # C' in the eigenbasis of T: (k, r)

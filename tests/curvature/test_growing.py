@@ -77,6 +77,12 @@ def test_a_tolerance_that_was_missed_is_not_converged():
     )
 
 
+def test_a_fixed_plan_says_whether_it_met_the_tolerance():
+    run = partial(spectral_measure, operator(NETWORK_LIKE), key=KEY, plan=Plan(4, 8, 8, 6), c=1e-2)
+    assert run(rtol=0.2).logdet(1e-2).converged
+    assert not run(rtol=1e-6).logdet(1e-2).converged
+
+
 def test_a_state_with_another_kind_of_key_is_restored():
     A, key = operator(NETWORK_LIKE), jax.random.key(0, impl="rbg")
     plan = Plan(2, 2, 2, 2)

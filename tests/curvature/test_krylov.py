@@ -78,6 +78,14 @@ def test_nearly_dependent_vectors_are_told_apart_in_float32():
     assert jnp.linalg.norm(left, axis=1).max() < 1e-5 * jnp.linalg.norm(first)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_long_vectors_are_orthonormal_in_float32(width):
+    """Sums over two or three rows of a million went wrong by 4e-4."""
+    block = jax.random.normal(jax.random.key(0), (width, 1_000_000), jnp.float32)
+    S = np.asarray(krylov.orthonormalise(block, jnp.zeros((0, 1_000_000), jnp.float32)), float)
+    np.testing.assert_allclose(S @ S.T, np.eye(width), atol=2e-6)
+
+
 def test_a_full_space_has_no_direction_left():
     space, _ = grow(matrix(np.arange(1.0, 21)), [(3, 4), (4, 4)], rows=28)
     S = np.asarray(space.basis)

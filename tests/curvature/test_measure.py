@@ -147,6 +147,25 @@ def test_clip_and_abs_are_the_dense_values_at_full_depth(policy, mapped):
     np.testing.assert_allclose([full.smallest, dense.smallest], -3, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_indefinite_measures_know_no_units(dtype):
+    spectrum = np.r_[np.logspace(-4, 2, 100), -np.logspace(-4, 1, 100)]
+    found = []
+    for unit in (1e-9, 1.0, 1e9):
+        A = operator(unit * spectrum, dtype=dtype)
+        m = spectral_measure(A, key=KEY, plan=Plan(2, 4, 4, 8), policy="abs")
+        found.append([m.trace().dof, m.trace().stderr / unit, m.logdet(1 / unit).stderr])
+    np.testing.assert_allclose(found, found[1:2] * 3, rtol=1e-2)
+    assert found[1][0] > 4  # one node of the corner must not stand for all
+
+
+def test_a_traced_c_is_taken_by_a_measure_on_the_host():
+    m = spectral_measure(operator(NETWORK_LIKE), key=KEY, num_matvecs=60)
+    value, slope = jax.jit(jax.value_and_grad(lambda c: m.logdet(c).value))(1e-2)
+    np.testing.assert_allclose(value, m.logdet(1e-2).value, rtol=1e-9)
+    np.testing.assert_allclose(1e-2 * slope, m.effective_dimension(1e-2).value, rtol=1e-3)
+
+
 def test_truncated_indefinite_measures_hold_no_nan():
     for policy in ("clip", "abs"):
         measure = spectral_measure(operator(INDEFINITE), key=KEY, num_matvecs=40, policy=policy)

@@ -1,0 +1,226 @@
+"""Nats about single examples, against refitting without them and Cook's distance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+import iw_jax as iw
+from iw_jax.task import take
+from tests import oracles
+
+BETA, SCALE = 0.7, 0.9
+KEY = jax.random.key(0)
+
+
+def regression(seed=0, num_examples=12, size=4):
+    rng = np.random.default_rng(seed)
+    return oracles.LinearWorld(
+        rng.normal(size=(num_examples, size)), rng.normal(size=num_examples), noise=0.5
+    )
+
+
+def minimum(world, kept, beta=BETA, scale=SCALE):
+    x, y = world.x[kept], world.y[kept]
+    precision = x.T @ x / world.noise**2 + beta / scale**2 * np.eye(x.shape[1])
+    return np.linalg.solve(precision, x.T @ y / world.noise**2), beta * np.linalg.inv(precision)
+
+
+def test_regression_is_the_kl_to_the_code_that_was_fitted_without():
+    world = regression()
+    everything = np.ones(len(world.y), bool)
+    mean, cov = minimum(world, everything)
+    prior = iw.IsotropicGaussian(scale=SCALE)
+    found = iw.sample_information(
+        world.task, jnp.asarray(mean), prior, beta=BETA, key=KEY, num_matvecs=4
+    )
+    for i in range(len(world.y)):
+        kept = everything.copy()
+        kept[i] = False
+        other, other_cov = minimum(world, kept)
+        shift = other - mean
+        expected = shift @ np.linalg.solve(cov, shift) / 2
+        np.testing.assert_allclose(found.nats.value[i], expected, rtol=1e-8)
+        whole = oracles.gaussian_kl(other, other_cov, mean, cov)
+        np.testing.assert_allclose(expected + found.covariance.value[i], whole, rtol=1e-8)
+    gradient = -world.x * ((world.y - world.x @ mean) / world.noise**2)[:, None]
+    plain = np.einsum("ij,jk,ik->i", gradient, cov / BETA, gradient) / (2 * BETA)
+    np.testing.assert_allclose(found.influence.value, plain, rtol=1e-8)
+    assert found.off_minimum < 1e-20
+    assert (found.nats.converged & (found.nats.bracket_upper == found.nats.value)).all()
+
+
+def test_without_a_prior_it_is_cooks_distance():
+    world = regression(1)
+    k, wide = world.x.shape[1], 1e5
+    mean, _ = minimum(world, np.ones(len(world.y), bool), scale=wide)
+    hat = np.diag(world.x @ np.linalg.solve(world.x.T @ world.x, world.x.T))
+    residual = world.y - world.x @ mean
+    cook = residual**2 / (k * world.noise**2) * hat / (1 - hat) ** 2
+    found = iw.sample_information(
+        world.task,
+        jnp.asarray(mean),
+        iw.IsotropicGaussian(scale=wide),
+        beta=BETA,
+        key=KEY,
+        num_matvecs=4,
+    )
+    np.testing.assert_allclose(found.nats.value, k / (2 * BETA) * cook, rtol=1e-6)
+    np.testing.assert_allclose(found.leverage.value, hat, rtol=1e-6)
+
+
+def softmax_regression(seed=0, num_examples=40, num_inputs=6, num_classes=4, flipped=4):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(num_examples, num_inputs))
+    clean = np.argmax(inputs @ rng.normal(size=(num_inputs, num_classes)), axis=1)
+    labels = clean.copy()
+    labels[:flipped] = (clean[:flipped] + rng.integers(1, num_classes, flipped)) % num_classes
+    return inputs, labels
+
+
+LIKE = {"bias": np.zeros(4), "kernel": np.zeros((6, 4))}
+unflatten = jax.flatten_util.ravel_pytree(LIKE)[1]
+
+
+@jax.jit
+@jax.value_and_grad
+def penalised(w, task):
+    return iw.nll(task, unflatten(w)) + jnp.sum(w**2) / 2 / 2.0**2
+
+
+def fitted(inputs, labels, weights, start):
+    """The minimum of L + β/2 |w|²/λ², β = 1, λ = 2, to rounding, and its task."""
+    task = iw.Task(
+        oracles.logistic_features,
+        iw.Categorical(),
+        jnp.asarray(inputs),
+        jnp.asarray(labels),
+        weights=jnp.asarray(weights, float),
+    )
+    result = optimize.minimize(
+        penalised, start, args=(task,), jac=True, method="BFGS", options={"gtol": 1e-9}
+    )
+    return task, result.x
+
+
+@pytest.fixture(scope="module")
+def softmax():
+    inputs, labels = softmax_regression()
+    task, w = fitted(inputs, labels, np.ones(len(labels)), np.zeros(28))
+    prior = iw.IsotropicGaussian(scale=2.0)
+    exact = iw.sample_information(task, unflatten(w), prior, key=KEY, num_matvecs=w.size)
+    return inputs, labels, task, w, prior, exact
+
+
+def test_it_ranks_examples_as_refitting_without_them_does(softmax):
+    inputs, labels, task, w, _, exact = softmax
+    H = np.asarray(iw.curvature.to_dense(iw.ggn(task, unflatten(w)))) + np.eye(w.size) / 4
+    refitted = []
+    for i in range(len(labels)):
+        _, other = fitted(inputs, labels, np.arange(len(labels)) != i, w)
+        refitted.append((other - w) @ H @ (other - w) / 2)
+    ranks = [np.argsort(np.argsort(x)) for x in (refitted, exact.nats.value)]
+    assert np.corrcoef(ranks)[0, 1] > 0.98
+    # The influence form forgets that one example bends the loss.
+    found = exact.nats.value, exact.influence.value
+    errors = [np.median(np.abs(np.log(x / refitted))) for x in found]
+    assert errors[0] < errors[1]
+    assert exact.nats.value[:4].min() > np.median(exact.nats.value[4:])  # the flipped labels
+
+
+def test_leverages_sum_to_the_effective_dimension(softmax):
+    _, _, task, w, prior, exact = softmax
+    fisher = iw.fisher_iw(task, unflatten(w), prior, key=KEY, num_matvecs=w.size)
+    np.testing.assert_allclose(
+        exact.leverage.value.sum(), fisher.effective_dimension.value, rtol=1e-8
+    )
+
+
+def test_a_sketch_brackets_the_exact_influence(softmax):
+    _, _, task, w, prior, exact = softmax
+    widths = []
+    for products in (8, 16, 22):
+        found = iw.sample_information(
+            task, unflatten(w), prior, key=jax.random.key(1), num_matvecs=products
+        )
+        for name in ("influence", "leverage"):
+            estimate, truth = getattr(found, name), getattr(exact, name).value
+            assert (estimate.bracket_lower <= truth * (1 + 1e-9)).all()
+            assert (estimate.bracket_upper >= truth * (1 - 1e-9)).all()
+        widths.append(np.mean(found.influence.bracket_upper - found.influence.bracket_lower))
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_masked_examples_hold_nothing_and_double_ones_count_twice():
+    world = regression(2)
+    mean, _ = minimum(world, np.ones(len(world.y), bool))
+    prior = iw.IsotropicGaussian(scale=SCALE)
+
+    def nats(weights):
+        task = iw.Task(
+            oracles.linear,
+            iw.GaussianLikelihood(world.noise),
+            jnp.asarray(world.x),
+            jnp.asarray(world.y),
+            weights=jnp.asarray(weights, float),
+        )
+        return iw.sample_information(
+            task, jnp.asarray(mean), prior, beta=BETA, key=KEY, num_matvecs=4
+        )
+
+    weights = np.ones(len(world.y))
+    weights[3] = 0
+    assert nats(weights).nats.value[3] == 0
+    weights[:2] = 2
+    twice = nats(weights).influence.value
+    inverse = minimum(
+        oracles.LinearWorld(np.sqrt(weights)[:, None] * world.x, world.y, world.noise),
+        np.ones(len(world.y), bool),
+    )[1]
+    gradient = -(weights / world.noise**2 * (world.y - world.x @ mean))[:, None] * world.x
+    expected = np.einsum("ij,jk,ik->i", gradient, inverse / BETA, gradient) / (2 * BETA)
+    np.testing.assert_allclose(twice, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float64, 1e-8), (jnp.float32, 2e-3)])
+def test_per_layer_priors_and_centres(dtype, rtol):
+    weights = oracles.mlp_weights(0)
+    inputs, labels = oracles.classification(0)
+    prior = iw.IsotropicGaussian(
+        scale={"first": 0.5, "last": 2.0}, mean=jax.tree.map(lambda w: 0.5 * w, weights)
+    )
+    task = iw.Task(oracles.mlp, iw.Categorical(), jnp.asarray(inputs), jnp.asarray(labels))
+    flat, unflatten = jax.flatten_util.ravel_pytree(weights)
+    scales = np.concatenate([np.full(9, 0.5), np.full(12, 2.0)])
+    H = np.asarray(iw.curvature.to_dense(iw.ggn(task, weights)))
+    inverse = np.linalg.inv(H + np.diag(1 / scales**2))
+    slopes = np.stack(
+        [
+            jax.grad(lambda w, i=i: iw.nll(take(task, jnp.array([i])), unflatten(w)))(flat)
+            for i in range(len(labels))
+        ]
+    )
+    expected = np.einsum("ij,jk,ik->i", slopes, inverse, slopes) / 2
+    cast = jax.tree.map(lambda x: x.astype(dtype), (weights, prior))
+    typed = iw.Task(oracles.mlp, iw.Categorical(), jnp.asarray(inputs, dtype), task.targets)
+    with pytest.warns(UserWarning, match="away from a minimum"):
+        found = iw.sample_information(typed, *cast, key=KEY, num_matvecs=flat.size)
+    np.testing.assert_allclose(found.influence.value, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"beta": 0.0}, ValueError, "beta must be positive"),
+        ({"beta": np.ones(2)}, ValueError, "beta must be a scalar"),
+        ({"key": 0}, TypeError, "key must be a typed random key"),
+        ({"num_matvecs": 0}, ValueError, "num_matvecs must be"),
+        ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),
+    ],
+)
+def test_what_is_out_of_range_is_named(change, error, message):
+    world = regression()
+    options = {"prior": iw.IsotropicGaussian(scale=1.0), "key": KEY} | change
+    with pytest.raises(error, match=message):
+        iw.sample_information(world.task, jnp.zeros(4), **options)
