@@ -1,0 +1,365 @@
+"""Nats that the weights hold about each training example; mislabelled ones stand out.
+
+Some labels are replaced by wrong ones, a network is trained to a minimum of L + β/2 |w - w0|²/λ²,
+and `iw.sample_information` asks of every example how far the code would move without it. Beside the
+scores that people use, loss and gradient norm, and for some examples beside the code of a network
+that was trained on without them.
+
+Default: digits, about a minute on 2 CPU cores. Paper: Harutyunyan et al. (arXiv:2101.06640).
+"""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import stats
+
+import iw_jax as iw
+from experiments.common import checks, style
+from experiments.common import config as common
+from experiments.common.context import Context
+from experiments.common.tables import Rows
+from iw_jax import data, nets
+from iw_jax.task import take
+
+SCORES = {
+    "nats": "sample information",
+    "influence_nats": "its influence form",
+    "loss_nats": "loss",
+    "gradient_norm": "gradient norm",
+}
+SHOWN = 12  # pictures a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is trained and measured.
+
+    Attributes:
+      dataset: digits, mnist, fashion_mnist or cifar10.
+      num_examples: training examples; 0 for all.
+      wrong: part of the labels that are replaced by wrong ones.
+      network: mlp (tanh), small_alexnet, all_cnn or resnet18.
+      widths: hidden units of the mlp.
+      num_steps: Adam steps on all examples.
+      polish_steps: L-BFGS steps after them, towards the minimum.
+      learning_rate: Adam's first; decays to 0 along a cosine.
+      prior_scale: standard deviation λ of the prior P = N(initial weights, λ² I).
+      beta: price of a nat, in nats of summed loss.
+      num_matvecs: curvature products for the sketch; as many as weights make it exact.
+      num_retrained: examples without which the network is trained on, to compare.
+      retrain_steps: L-BFGS steps for each.
+      seed: root of all randomness.
+    """
+
+    dataset: str = "digits"
+    num_examples: int = 0
+    wrong: float = 0.1
+    network: str = "mlp"
+    widths: tuple[int, ...] = (32,)
+    num_steps: int = 1500
+    polish_steps: int = 2000
+    learning_rate: float = 0.003
+    prior_scale: float = 0.3
+    beta: float = 1.0
+    num_matvecs: int = 2500
+    num_retrained: int = 24
+    retrain_steps: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that no run could use, before anything is loaded."""
+        common.check_fields(self)
+        if not 0 < self.wrong < 1:
+            raise ValueError(f"wrong must lie between 0 and 1, got {self.wrong}")
+
+
+PRESETS = {
+    "quick": Config(
+        num_examples=200,
+        widths=(10,),
+        num_steps=300,
+        polish_steps=300,
+        num_matvecs=800,
+        num_retrained=10,
+        retrain_steps=60,
+    ),
+    "default": Config(),
+    "paper": Config(dataset="mnist", num_examples=10_000, widths=(256,), num_matvecs=1600),
+}
+
+
+def load(config: Config, data_dir: Path | None) -> data.Dataset:
+    """The data set, true labels."""
+    return common.load(config, data_dir, config.num_examples)
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each training example."""
+    network = _network(config, dataset.num_classes)
+    inputs, true = jnp.asarray(dataset.train_inputs), np.asarray(dataset.train_targets)
+    given = wrong_labels(config, true, dataset.num_classes)
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, jnp.asarray(given))
+    start, sketch = jax.random.split(jax.random.key(config.seed))
+    initial = network.init(start, inputs[:1])
+    prior = iw.IsotropicGaussian(scale=config.prior_scale, mean=initial)
+    params = train(config, task, initial, prior, context)
+
+    began = time.monotonic()
+    found = iw.sample_information(
+        task, params, prior, beta=config.beta, key=sketch, num_matvecs=config.num_matvecs
+    )
+    context.seconds["sample information"] = time.monotonic() - began
+    loss, gradient_norm = baselines(task, params)
+    retrained = dict(retrain(config, task, params, prior, given != true, context))
+    right = np.asarray(network.apply_fn(params, jnp.asarray(dataset.test_inputs))).argmax(1)
+    shown = _extremes(found.nats.value)
+    return [
+        {
+            "example": i,
+            "given": int(given[i]),
+            "true": int(true[i]),
+            "nats": float(found.nats.value[i]),
+            "nats_upper": float(found.nats.bracket_upper[i]),
+            "influence_nats": float(found.influence.value[i]),
+            "leverage": float(found.leverage.value[i]),
+            "loss_nats": float(loss[i]),
+            "gradient_norm": float(gradient_norm[i]),
+            "retrained_nats": retrained.get(i, ""),
+            "off_minimum_nats": float(found.off_minimum),
+            "test_accuracy": float(np.mean(right == dataset.test_targets)),
+            "pixels": _hex(dataset.train_inputs[i]) if i in shown else "",
+        }
+        for i in range(len(given))
+    ]
+
+
+def wrong_labels(config: Config, true: np.ndarray, num_classes: int) -> np.ndarray:
+    """The labels, round(wrong * N) of them replaced by another class."""
+    rng = np.random.default_rng((config.seed, 1))
+    chosen = rng.permutation(len(true))[: round(config.wrong * len(true))]
+    given = true.copy()
+    given[chosen] = (given[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
+    return given
+
+
+# ------------------------------------------------------------------------------ training
+
+
+def _network(config: Config, num_classes: int) -> nets.Network:
+    """The network; an mlp of tanh, since minima of ReLU lie on kinks, where L is not smooth."""
+    if config.network == "mlp":
+        return nets.mlp(num_classes, widths=config.widths, activation="tanh")
+    return nets.make(config.network, num_classes)
+
+
+def objective(params: nets.Params, task: iw.Task, prior: Any, beta: float) -> jax.Array:
+    """L + β/2 |w - w0|²/λ²; nats."""
+    moved = optax.tree.sub(params, prior.mean)
+    return iw.nll(task, params) + beta / 2 * optax.tree.norm(moved, squared=True) / prior.scale**2
+
+
+def train(
+    config: Config, task: iw.Task, params: nets.Params, prior: Any, context: Context
+) -> nets.Params:
+    """A minimum of the objective, by Adam and then L-BFGS, all examples a step."""
+    adam = common.optimizer(config.learning_rate, config.num_steps)
+
+    @jax.jit
+    def update(params: nets.Params, state: Any) -> tuple[nets.Params, Any]:
+        gradient = jax.grad(objective)(params, task, prior, config.beta)
+        updates, state = adam.update(gradient, state)
+        return optax.apply_updates(params, updates), state
+
+    begin = params, adam.init(params)
+    params, _ = context.iterate(lambda _, s: update(*s), begin, config.num_steps, "training")
+    begin = params, optax.lbfgs().init(params)
+    polish = partial(_polish, task=task, prior=prior, beta=config.beta)
+    return context.iterate(lambda _, s: polish(*s), begin, config.polish_steps, "polish")[0]
+
+
+@jax.jit
+def _polish(
+    params: nets.Params, state: Any, task: iw.Task, prior: Any, beta: float
+) -> tuple[nets.Params, Any]:
+    lbfgs, own = optax.lbfgs(), partial(objective, task=task, prior=prior, beta=beta)
+    value, gradient = optax.value_and_grad_from_state(own)(params, state=state)
+    updates, state = lbfgs.update(gradient, state, params, value=value, grad=gradient, value_fn=own)
+    return optax.apply_updates(params, updates), state
+
+
+def retrain(
+    config: Config, task: iw.Task, params: nets.Params, prior: Any, wrong: Any, context: Context
+) -> Any:
+    """Yields (example, nats between the codes) for some, half of them mislabelled."""
+    A = iw.ggn(task, params)
+    half = config.num_retrained // 2
+    chosen = [*np.flatnonzero(wrong)[:half], *np.flatnonzero(~wrong)[: config.num_retrained - half]]
+    for i in context.track(chosen, "retraining"):
+        without = dataclasses.replace(task, weights=task.weights.at[i].set(0))
+        other, state = params, optax.lbfgs().init(params)
+        for _ in range(config.retrain_steps):
+            other, state = _polish(other, state, without, prior, config.beta)
+        moved = optax.tree.sub(other, params)
+        bent = optax.tree.vdot(moved, A(moved)) / config.beta
+        yield int(i), float(bent + optax.tree.norm(moved, squared=True) / prior.scale**2) / 2
+
+
+@jax.jit
+def baselines(task: iw.Task, params: nets.Params) -> tuple[jax.Array, jax.Array]:
+    """Loss and norm of the gradient of every example, (N,) each."""
+
+    def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss, slope = jax.value_and_grad(lambda p: iw.nll(take(task, i[None]), p))(params)
+        return loss, optax.tree.norm(slope)
+
+    return jax.lax.map(one, jnp.arange(task.num_examples), batch_size=64)
+
+
+# ------------------------------------------------------------------------ what the table says
+
+
+def column(rows: Rows, name: str) -> np.ndarray:
+    """One column, as numbers; nan where it is empty."""
+    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
+
+
+def auroc(rows: Rows, name: str) -> float:
+    """Chance that a mislabelled example has the higher score of a random pair."""
+    score, wrong = column(rows, name), column(rows, "given") != column(rows, "true")
+    pairs = wrong.sum() * (~wrong).sum()
+    return float(stats.mannwhitneyu(score[wrong], score[~wrong]).statistic / pairs)
+
+
+def rank_correlation(rows: Rows, name: str) -> float:
+    """Spearman's, between a score and the nats by which training on without an example moves."""
+    exact = column(rows, "retrained_nats")
+    known = np.isfinite(exact)
+    return float(stats.spearmanr(column(rows, name)[known], exact[known]).statistic)
+
+
+def summarize(rows: Rows, config: Config) -> dict[str, Any]:
+    """How well every score finds the wrong labels, and how it agrees with retraining."""
+    return {
+        "num_matvecs": config.num_matvecs,
+        "mislabelled": int(np.sum(column(rows, "given") != column(rows, "true"))),
+        "examples": len(rows),
+        "nats_in_all": float(column(rows, "nats").sum()),
+        "off_minimum_nats": rows[0]["off_minimum_nats"],
+        "test_accuracy": rows[0]["test_accuracy"],
+        "auroc": {name: auroc(rows, name) for name in SCORES},
+        "rank_correlation_with_retraining": {name: rank_correlation(rows, name) for name in SCORES},
+    }
+
+
+def check(rows: Rows, config: Config) -> list[checks.Check]:
+    """Whether the wrong labels are found, at a minimum, and retraining agrees."""
+    found, agreed = auroc(rows, "nats"), rank_correlation(rows, "nats")
+    off, nats = float(rows[0]["off_minimum_nats"]), column(rows, "nats").sum()
+    return [
+        checks.Check(
+            "mislabelled examples hold more nats (AUROC at least 0.9)",
+            found >= 0.9,
+            f"{found:.4f}",
+        ),
+        checks.Check(
+            "the weights are at a minimum",
+            bool(off <= 0.05 * nats),
+            f"one Newton step would move the code by {off:.3g} nats, all examples hold {nats:.4g}; "
+            "take more steps (--polish-steps) where it is more than 5 %",
+        ),
+        checks.Check(
+            "retraining ranks examples alike (Spearman at least 0.5)",
+            agreed >= 0.5,
+            f"{agreed:.3f} over {config.num_retrained} examples",
+        ),
+    ]
+
+
+def table(rows: Rows) -> str:
+    """AUROC and rank correlation of every score."""
+    lines = [f"{'score':<22}{'AUROC':>8}{'Spearman with retraining':>27}"]
+    for name, label in SCORES.items():
+        lines.append(f"{label:<22}{auroc(rows, name):8.4f}{rank_correlation(rows, name):27.3f}")
+    return "\n".join(lines)
+
+
+def plot(rows: Rows, config: Config) -> Any:
+    """Nats of right and wrong labels, against retraining; the pictures at both ends."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(10, 6.2))
+    grid = figure.add_gridspec(3, 2, height_ratios=[4, 1, 1])
+    wrong = column(rows, "given") != column(rows, "true")
+    nats = np.maximum(column(rows, "nats"), 1e-12)
+    left, right = (figure.add_subplot(grid[0, i]) for i in (0, 1))
+    bins = np.geomspace(max(nats.min(), nats.max() * 1e-7), nats.max(), 41)
+    looks = (("right labels", ~wrong, style.BLUE, ""), ("wrong labels", wrong, style.ORANGE, "///"))
+    for label, chosen, colour, hatch in looks:
+        left.hist(nats[chosen], bins, color=colour, alpha=0.6, hatch=hatch, label=label)
+    left.set(xscale="log", xlabel="sample information (nats)", ylabel="examples")
+    left.set_title(
+        "AUROC: " + ", ".join(f"{SCORES[s]} {auroc(rows, s):.3f}" for s in ("nats", "loss_nats")),
+        fontsize=9,
+    )
+    left.legend()
+    exact = column(rows, "retrained_nats")
+    for label, chosen, colour, _ in looks:
+        marker = "s" if label.startswith("wrong") else "o"
+        right.loglog(nats[chosen], exact[chosen], marker, color=colour, label=label)
+    known = exact[np.isfinite(exact) & (exact > 0)]
+    ends = [known.min() / 2, known.max() * 2]
+    right.loglog(ends, ends, color=style.GREY, linestyle=":", label="equal")
+    right.set(xlabel="sample information (nats)", ylabel="nats by retraining without it")
+    right.legend()
+    order = np.argsort(-nats)
+    for line, chosen in ((1, order[:SHOWN]), (2, order[-SHOWN:])):
+        inner = grid[line, :].subgridspec(1, SHOWN)
+        for place, i in enumerate(chosen):
+            axis = figure.add_subplot(inner[0, place])
+            axis.imshow(_picture(rows[i]["pixels"]), cmap="gray_r")
+            axis.set(xticks=[], yticks=[])
+            said = f"{rows[i]['given']}"
+            said += f" (is {rows[i]['true']})" if rows[i]["given"] != rows[i]["true"] else ""
+            axis.set_title(said, fontsize=8, pad=2)
+            axis.set_xlabel(f"{nats[i]:.2g}", fontsize=7, labelpad=1)
+            if place == 0:
+                axis.set_ylabel("most" if line == 1 else "least", fontsize=9)
+    figure.suptitle(
+        f"{config.dataset}, {len(rows)} examples, {wrong.sum()} mislabelled, β = {config.beta:g}; "
+        "below: given label and nats",
+        fontsize=11,
+    )
+    return figure
+
+
+def _extremes(nats: np.ndarray) -> set[int]:
+    order = np.argsort(-nats)
+    return {int(i) for i in (*order[:SHOWN], *order[-SHOWN:])}
+
+
+def _hex(picture: np.ndarray) -> str:
+    """A grey picture as text: its side lengths, then a byte a pixel."""
+    grey = np.asarray(picture, float)
+    if grey.ndim == 1:  # digits come flat
+        grey = grey.reshape(2 * (round(len(grey) ** 0.5),))
+    grey = grey.mean(-1) if grey.ndim == 3 else grey
+    span = np.ptp(grey) or 1.0
+    return f"{grey.shape[1]}:" + np.uint8(255 * (grey - grey.min()) / span).tobytes().hex()
+
+
+def _picture(pixels: str) -> np.ndarray:
+    width, _, numbers = pixels.partition(":")
+    return np.frombuffer(bytes.fromhex(numbers), np.uint8).reshape(-1, int(width))
+
+
+if __name__ == "__main__":
+    from experiments.common import command
+
+    command.main("experiments.sample_information")
