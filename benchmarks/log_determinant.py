@@ -294,8 +294,9 @@ def draw(path: Path) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("RMS relative error\nof log det(I + cA)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(labels), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    columns = min(len(names) + 1, len(labels))
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.05 * -(-len(labels) // columns), 1, 1))
     figure.savefig(path.with_suffix(".png"), dpi=150)
     plt.close(figure)
 
