@@ -230,9 +230,14 @@ def column(rows: Rows, name: str) -> np.ndarray:
     return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
 
 
+def mislabelled(rows: Rows) -> np.ndarray:
+    """Which examples have a wrong label, (N,)."""
+    return column(rows, "given") != column(rows, "true")
+
+
 def auroc(rows: Rows, name: str) -> float:
     """Chance that a mislabelled example has the higher score of a random pair."""
-    score, wrong = column(rows, name), column(rows, "given") != column(rows, "true")
+    score, wrong = column(rows, name), mislabelled(rows)
     pairs = wrong.sum() * (~wrong).sum()
     return float(stats.mannwhitneyu(score[wrong], score[~wrong]).statistic / pairs)
 
@@ -248,7 +253,7 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """How well every score finds the wrong labels, and how it agrees with retraining."""
     return {
         "num_matvecs": config.num_matvecs,
-        "mislabelled": int(np.sum(column(rows, "given") != column(rows, "true"))),
+        "mislabelled": int(mislabelled(rows).sum()),
         "examples": len(rows),
         "nats_in_all": float(column(rows, "nats").sum()),
         "off_minimum_nats": rows[0]["off_minimum_nats"],
@@ -296,7 +301,7 @@ def plot(rows: Rows, config: Config) -> Any:
 
     figure = plt.figure(figsize=(10, 6.2))
     grid = figure.add_gridspec(3, 2, height_ratios=[4, 1, 1])
-    wrong = column(rows, "given") != column(rows, "true")
+    wrong = mislabelled(rows)
     nats = np.maximum(column(rows, "nats"), 1e-12)
     left, right = (figure.add_subplot(grid[0, i]) for i in (0, 1))
     bins = np.geomspace(max(nats.min(), nats.max() * 1e-7), nats.max(), 41)

@@ -111,11 +111,11 @@ def sample_information(
     A = ggn(task, params, batch_size=batch_size).congruence(scales)  # in units of the prior
     sketching, testing = jax.random.split(key)
     vectors, values = sketch(A, sketching, min(num_matvecs, A.size))
-    rest = 0.0 if num_matvecs >= A.size else residual_norm(A, testing, vectors, values)
-    inverses = [_Inverse(vectors, values, beta + rho) for rho in (rest, 0.0)]
+    rest = () if num_matvecs >= A.size else (residual_norm(A, testing, vectors, values),)
+    inverses = [_Inverse(vectors, values, beta + rho) for rho in (*rest, 0.0)]
 
     gradient = _gradient(task, params, prior, scales, jnp.asarray(beta, A.dtype), batch_size)
-    off_minimum = float(inverses[-1](gradient[None])[0, 0] / (2 * beta))
+    off_minimum = float(inverses[-1](gradient[None, None])[0, 0, 0] / (2 * beta))
     checks.finite("the gradient at params", off_minimum)
     width = min(max(_ROWS // (require_root(A).outputs + 1), 1), task.num_examples)
     ends = []
@@ -124,9 +124,9 @@ def sample_information(
         padded = jnp.asarray(np.resize(chosen, width))  # the last chunk as long as the others
         forms = _forms(A, task, params, scales, padded, inverses)
         ends.append(np.stack([_nats(f, beta)[:, : len(chosen)] for f in forms]))
-    lower, upper = np.concatenate(ends, axis=2)
+    parts = np.concatenate(ends, axis=2)
     nats, influence, covariance, leverage = (
-        _estimate(low, high, num_matvecs) for low, high in zip(lower, upper, strict=True)
+        _estimate(low, high, num_matvecs) for low, high in zip(parts[0], parts[-1], strict=True)
     )
     if off_minimum > nats.value.sum():
         warnings.warn(
@@ -147,7 +147,7 @@ def sample_information(
 
 @trees.record
 class _Inverse:
-    """R -> R (Ĥ + shift)^-1 R' for blocks of rows (..., m, n), Ĥ from its eigenpairs."""
+    """R -> R (Ĥ + shift)^-1 R' for blocks of rows (w, m, n), Ĥ from its eigenpairs."""
 
     vectors: jax.Array
     values: jax.Array
@@ -158,11 +158,7 @@ class _Inverse:
         outside = rows - krylov.dot(inside, self.vectors)
         inside = inside / jnp.sqrt(self.values + self.shift)
         outside = outside / jnp.sqrt(self.shift).astype(rows.dtype)
-        return _gram(inside) + _gram(outside)
-
-
-def _gram(rows: jax.Array) -> jax.Array:
-    return krylov.dot(rows, jnp.swapaxes(rows, -1, -2))
+        return jax.vmap(krylov.gram)(inside) + jax.vmap(krylov.gram)(outside)
 
 
 @partial(jax.jit, static_argnames="batch_size")
