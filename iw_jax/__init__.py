@@ -36,6 +36,8 @@ from iw_jax.task import nll as nll
 from iw_jax.weights import Certificate as Certificate
 from iw_jax.weights import Diverged as Diverged
 from iw_jax.weights import FisherInformation as FisherInformation
+from iw_jax.weights import GibbsBracket as GibbsBracket
+from iw_jax.weights import GibbsInformation as GibbsInformation
 from iw_jax.weights import Lagrangian as Lagrangian
 from iw_jax.weights import Minimum as Minimum
 from iw_jax.weights import SampleInformation as SampleInformation
@@ -45,12 +47,14 @@ from iw_jax.weights import SweepState as SweepState
 from iw_jax.weights import antithetic_noise as antithetic_noise
 from iw_jax.weights import bounded_nll as bounded_nll
 from iw_jax.weights import fisher_iw as fisher_iw
+from iw_jax.weights import gibbs_iw as gibbs_iw
 from iw_jax.weights import information_lagrangian as information_lagrangian
 from iw_jax.weights import local_noise as local_noise
 from iw_jax.weights import make_sweep as make_sweep
 from iw_jax.weights import minimize as minimize
 from iw_jax.weights import pac_bayes_bound as pac_bayes_bound
 from iw_jax.weights import sample_information as sample_information
+from iw_jax.weights import simulated_bracket as simulated_bracket
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
 from iw_jax.weights import sweep_step as sweep_step

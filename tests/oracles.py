@@ -158,6 +158,13 @@ def truncated_lognormal_mean(mu, sigma, interval):
     return _integrate(lambda t: np.exp(log_q(t) + t), interval, mu, sigma)
 
 
+def truncated_lognormal_kl_to_gaussian(mu, sigma, interval, mean, scale):
+    """KL of w = e^t, t of the truncated N(mu, sigma²), to N(mean, scale²); quadrature."""
+    log_q = _truncated_log_density(mu, sigma, interval)
+    log_p = lambda t: stats.norm.logpdf(np.exp(t), mean, scale) + t  # noqa: E731  (density of t)
+    return _integrate(lambda t: np.exp(log_q(t)) * (log_q(t) - log_p(t)), interval, mu, sigma)
+
+
 def _truncated_log_density(mu, sigma, interval):
     kernel = lambda t: -0.5 * ((t - mu) / sigma) ** 2  # noqa: E731
     log_mass = np.log(_integrate(lambda t: np.exp(kernel(t)), interval, mu, sigma))

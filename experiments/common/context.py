@@ -1,5 +1,6 @@
 """What a running experiment is given: data, a folder, progress, and sweeps that resume."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -86,25 +87,32 @@ class Context:
           num_matvecs: products allowed, the length of the bar.
           stage: name of the bar and of the checkpoints.
         """
-        start = time.monotonic()
         checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
         try:
-            with tqdm(
-                desc=stage,
-                total=num_matvecs,
-                bar_format=_BAR,
-                disable=not self.show_progress,
-                leave=False,
-            ) as bar:
+            with self.bar(stage, num_matvecs) as show:
 
-                def show(state: Growth) -> None:
-                    bar.update(state.spent - bar.n)
+                def keep(state: Growth) -> None:
+                    show(state.spent)
                     checkpoints.save(state.spent, lambda: growing.pack(state))
 
-                return measure(stored=checkpoints.restore_arrays(), callback=show)
+                return measure(stored=checkpoints.restore_arrays(), callback=keep)
         finally:
             checkpoints.close()
-            self.seconds[stage] = self.seconds.get(stage, 0) + time.monotonic() - start
+
+    @contextlib.contextmanager
+    def bar(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar for work that reports how much is done; its time goes to the manifest."""
+        start = time.monotonic()
+        hidden = not self.show_progress
+        with tqdm(
+            desc=stage, total=total, bar_format=_BAR, disable=hidden, leave=False
+        ) as progress:
+
+            def show(done: int) -> None:
+                progress.update(done - progress.n)
+
+            yield show
+        self.seconds[stage] = self.seconds.get(stage, 0) + time.monotonic() - start
 
     def ledger(self, stage: str) -> Ledger:
         """Finished pieces of a stage; see `Ledger`."""

@@ -29,27 +29,39 @@ def initial_code(
 
     @jax.jit  # one small program instead of some thirty
     def init(key: jax.Array) -> tuple[iw.Code, Any]:
-        key_weights, key_factor = jax.random.split(key)
+        key_weights, key_code = jax.random.split(key)
         params = net.init(key_weights, inputs)
-        if config.code == "log_normal":
-            location = _away_from_zero(key_factor, params)
-            return iw.LogNormalNoise(location, config.initial_noise), iw.LogUniform()
-        scales = _layer_scales(params)
-        if config.prior == "global":
-            scales = _rms(params)
-        prior = iw.IsotropicGaussian(scales)
-        noise = jax.tree.map(lambda s: config.initial_noise * s, scales)
-        if config.code == "isotropic":
-            return iw.IsotropicGaussian(noise, mean=params), prior
-        if config.code == "diagonal":
-            return iw.DiagonalGaussian(params, noise), prior
-        full = jax.tree.broadcast(noise, params)
-        shape = lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype)  # noqa: E731
-        directions = optax.tree.random_like(key_factor, jax.tree.map(shape, params))
-        factor = jax.tree.map(lambda u, s: 0.1 * s * u, directions, full)
-        return iw.LowRankGaussian(params, noise, factor), prior
+        scales = _layer_scales(params) if config.prior != "global" else _rms(params)
+        code = code_around(config.code, key_code, params, scales, config.initial_noise)
+        return code, iw.LogUniform() if config.code == "log_normal" else iw.IsotropicGaussian(
+            scales
+        )
 
     return init
+
+
+def code_around(family: str, key: jax.Array, params: Any, scales: Any, noise: float) -> iw.Code:
+    """A code of a family around weights, with little noise.
+
+    Args:
+      family: isotropic, diagonal, low_rank or log_normal.
+      key: of what is drawn for the code itself.
+      params: weights.
+      scales: the prior's, one or a pytree prefix of the weights.
+      noise: standard deviation of the code, in units of `scales` (log_normal: of log|w|).
+    """
+    if family == "log_normal":
+        return iw.LogNormalNoise(_away_from_zero(key, params), noise)
+    widths = jax.tree.map(lambda s: noise * s, scales)
+    if family == "isotropic":
+        return iw.IsotropicGaussian(widths, mean=params)
+    if family == "diagonal":
+        return iw.DiagonalGaussian(params, widths)
+    full = jax.tree.broadcast(widths, params)
+    shape = lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype)  # noqa: E731
+    directions = optax.tree.random_like(key, jax.tree.map(shape, params))
+    factor = jax.tree.map(lambda u, s: 0.1 * s * u, directions, full)
+    return iw.LowRankGaussian(params, widths, factor)
 
 
 def _rms(params: Any) -> jax.Array:

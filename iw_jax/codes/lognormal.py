@@ -115,15 +115,21 @@ class LogNormalNoise:
         return jax.tree.map(self._weights, self.location, self.log_scale, noise)
 
     def kl(self, prior: Any) -> jax.Array:
-        """KL to a log-uniform prior with the same interval: scalar, nats.
+        """KL to a prior: scalar, nats.
 
-        Truncated: Σ log 2 + log(b-a) - log σ - ½ log 2πe - log Z - [Aφ(A) - Bφ(B)]/(2Z), exact.
+        Log-uniform, the same interval: Σ log 2 + log(b-a) - H, with the entropy of log|w|
+        H = log σ + ½ log 2πe + log Z + [Aφ(A) - Bφ(B)]/(2Z); exact.
         Improper: -½ Σ log α, up to a constant that has no meaning: compare only differences.
+        Gaussian N(m, λ²): Σ ½ log 2πλ² + E(w-m)²/(2λ²) - H - E log|w|; exact.
         """
+        if isinstance(prior, gaussian.IsotropicGaussian | gaussian.DiagonalGaussian):
+            centre, scale = gaussian.units(prior, self.location)
+            nats = jax.tree.map(self._gaussian_kl, self.location, self.log_scale, centre, scale)
+            return optax.tree.sum(nats)
         if not isinstance(prior, LogUniform):
             raise TypeError(
-                "LogNormalNoise has a closed-form KL to a LogUniform prior, got a prior of type "
-                f"{type(prior).__name__}"
+                "LogNormalNoise has a closed-form KL to a LogUniform or a Gaussian prior, got a "
+                f"prior of type {type(prior).__name__}"
             )
         if prior.interval != self.interval:
             raise ValueError(
@@ -133,7 +139,7 @@ class LogNormalNoise:
         return optax.tree.sum(jax.tree.map(self._kl, self.location, self.log_scale))
 
     def in_units_of(self, prior: Any) -> "LogNormalNoise":
-        """The code itself: a log-uniform prior has no unit."""
+        """The code itself: magnitudes are relative, and a log-uniform prior has no unit."""
         del prior
         return self
 
@@ -169,21 +175,47 @@ class LogNormalNoise:
     def _mean(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
         if self.interval is None:
             return location
-        mu, sigma, a, b = self._standardised(location, leaf)
-        # E e^t = exp(μ + σ²/2) [Φ(B-σ) - Φ(A-σ)]/Z, in logarithms: exp(σ²/2) alone overflows.
-        log_ratio = _log_mass(a - sigma, b - sigma) - _log_mass(a, b)
         sign = jnp.where(location < 0, -1, 1).astype(location.dtype)
-        return sign * jnp.exp(mu + 0.5 * sigma**2 + log_ratio)
+        return sign * self._moment(1, location, leaf)
+
+    def _moment(self, power: int, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        """E|w|^r = exp(rμ + r²σ²/2) [Φ(B-rσ) - Φ(A-rσ)]/Z; in logarithms, exp(σ²/2) overflows."""
+        if self.interval is None:
+            return jnp.abs(location) ** power * jnp.exp(
+                0.5 * power * (power - 1) * self._scale(leaf) ** 2
+            )
+        mu, sigma, a, b = self._standardised(location, leaf)
+        log_ratio = _log_mass(a - power * sigma, b - power * sigma) - _log_mass(a, b)
+        return jnp.exp(power * mu + 0.5 * (power * sigma) ** 2 + log_ratio)
+
+    def _entropy(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        """Of log|w|, nats, for each weight."""
+        if self.interval is None:
+            return jnp.log(self._scale(leaf)) + _HALF_LOG_2PI_E
+        _, sigma, a, b = self._standardised(location, leaf)
+        log_z = _log_mass(a, b)
+        ends = (a * _density(a) - b * _density(b)) / (2 * jnp.exp(log_z))
+        return jnp.log(sigma) + _HALF_LOG_2PI_E + log_z + ends
+
+    def _log_magnitude(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        """E log|w|."""
+        if self.interval is None:
+            return jnp.log(jnp.abs(location)) - 0.5 * self._scale(leaf) ** 2
+        mu, sigma, a, b = self._standardised(location, leaf)
+        return mu + sigma * (_density(a) - _density(b)) / jnp.exp(_log_mass(a, b))
 
     def _kl(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
         if self.interval is None:
             return -jnp.sum(jnp.log(self._scale(leaf)))
         low, high = self.interval
-        _, sigma, a, b = self._standardised(location, leaf)
-        log_z = _log_mass(a, b)
-        ends = (a * _density(a) - b * _density(b)) / (2 * jnp.exp(log_z))
-        constant = float(np.log(2 * (high - low))) - _HALF_LOG_2PI_E
-        return jnp.sum(constant - jnp.log(sigma) - log_z - ends)
+        return jnp.sum(float(np.log(2 * (high - low))) - self._entropy(location, leaf))
+
+    def _gaussian_kl(self, location: jax.Array, leaf: jax.Array, m: Any, s: Any) -> jax.Array:
+        square = self._moment(2, location, leaf) - 2 * m * self._mean(location, leaf) + m**2
+        density = float(0.5 * np.log(2 * np.pi)) + s + 0.5 * square * jnp.exp(-2 * s)
+        return jnp.sum(
+            density - self._entropy(location, leaf) - self._log_magnitude(location, leaf)
+        )
 
 
 def _checked_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -2,6 +2,10 @@
 
 from iw_jax.weights.fisher import FisherInformation as FisherInformation
 from iw_jax.weights.fisher import fisher_iw as fisher_iw
+from iw_jax.weights.gibbs import GibbsBracket as GibbsBracket
+from iw_jax.weights.gibbs import GibbsInformation as GibbsInformation
+from iw_jax.weights.gibbs import gibbs_iw as gibbs_iw
+from iw_jax.weights.gibbs import simulated_bracket as simulated_bracket
 from iw_jax.weights.lagrangian import Lagrangian as Lagrangian
 from iw_jax.weights.lagrangian import antithetic_noise as antithetic_noise
 from iw_jax.weights.lagrangian import information_lagrangian as information_lagrangian

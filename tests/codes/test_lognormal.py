@@ -35,6 +35,25 @@ def test_the_mean_is_that_of_quadrature(mu, sigma):
     np.testing.assert_allclose(mean_of(code_at(mu, sigma)), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("mu", MUS)
+def test_kl_to_a_gaussian_is_that_of_quadrature(mu, sigma):
+    expected = oracles.truncated_lognormal_kl_to_gaussian(mu, sigma, INTERVAL, 0.1, 0.7)
+    prior = iw.IsotropicGaussian(0.7, mean=jnp.array([0.1]))
+    np.testing.assert_allclose(kl(code_at(mu, sigma), prior), expected, rtol=1e-8)
+
+
+def test_kl_to_a_gaussian_without_truncation():
+    """Negative weights mirror the prior; E w = location, E w² = location² e^α."""
+    code = iw.LogNormalNoise(jnp.array([0.4, -1.3]), 0.5, interval=None)
+    prior = iw.DiagonalGaussian(jnp.array([0.1, 0.2]), jnp.array([0.7, 2.0]))
+    rng = np.random.default_rng(0).normal(size=200_000)
+    w = np.array([0.4, -1.3]) * np.exp(0.5 * rng[:, None] - 0.125)
+    log_q = stats.norm.logpdf(rng)[:, None] - np.log(0.5 * np.abs(w))
+    draws = (log_q - stats.norm.logpdf(w, [0.1, 0.2], [0.7, 2.0])).sum(1)
+    assert abs(oracles.z_scores(draws, float(kl(code, prior)))) < 4
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_no_leaf_and_no_location_gives_more_than_finite_numbers(dtype):
     """KL >= log 2, the sign; = log 2 where nothing else is known, however far a leaf drifts."""
@@ -160,9 +179,9 @@ CODE = iw.LogNormalNoise(jnp.ones(2), 0.1)
         (lambda: CODE.kl(iw.LogUniform((-8.0, 1.0))), ValueError, "must have the same interval"),
         (lambda: CODE.kl(iw.LogUniform(None)), ValueError, "must have the same interval"),
         (
-            lambda: CODE.kl(iw.IsotropicGaussian(1.0)),
+            lambda: CODE.kl(CODE),
             TypeError,
-            "a prior of type IsotropicGaussian",
+            "a prior of type LogNormalNoise",
         ),
     ],
 )

@@ -1,0 +1,429 @@
+"""How many nats each family of codes wastes: the Gibbs code, which none can beat, beneath them all.
+
+On one task and under one prior P, codes Q of several families are minimised over
+C_β(Q) = E_Q[loss] + β KL(Q||P) for a grid of prices β. The least C_β that any code has is the free
+energy of Q* ∝ P exp(-loss/β), found by annealed Monte Carlo, and a code at C_β wastes exactly
+KL(Q||Q*) = (C_β(Q) - C*_β)/β nats. For real labels and for random ones.
+
+Default: digits, about 6 minutes on 2 CPU cores. Paper: Achille, Paolini & Soatto
+(arXiv:1905.12213), Def. 2.1, with Q unrestricted.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iw_jax as iw
+from experiments.common import checks, starts, style, tables
+from experiments.common import config as common
+from experiments.common.context import Context
+from experiments.common.tables import Rows
+from iw_jax import data, nets
+
+KINDS = ("real", "random")
+FAMILIES = ("isotropic", "diagonal", "low_rank", "log_normal")
+LOOKS = {
+    "gibbs": ("the best of all codes (Gibbs)", "black", "o", "-"),
+    "isotropic": ("Gaussian, one scale", style.GREY, "v", ":"),
+    "diagonal": ("Gaussian, independent", style.BLUE, "s", "-"),
+    "low_rank": ("Gaussian, independent + 8 directions", style.GREEN, "D", "--"),
+    "log_normal": ("log-normal", style.ORANGE, "^", "-."),
+}
+# Where C* must be known, and to what part of it (half the 95 % interval).
+SPREAD, WITHIN = 0.02, {"real": 0.1, "random": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+      dataset: digits, mnist, fashion_mnist or cifar10.
+      num_examples: training examples; 0 for all.
+      widths: hidden units of the tanh mlp.
+      prior_scale: standard deviation λ of the prior P = N(0, λ² I), for all codes.
+      betas: prices of a nat, in nats of summed loss; increasing.
+      codes: families that are laid over the Gibbs code.
+      num_chains: Markov chains of the Gibbs code.
+      num_temperatures: rungs from the prior to the smallest β.
+      num_held: transitions at each β.
+      num_leapfrog: leapfrog steps a transition.
+      num_steps: optimiser steps of every other code.
+      batch_size: examples of such a step.
+      learning_rate: Adam's, in units of the prior; decays to 0 along a cosine.
+      num_draws: weight draws of the evaluation.
+      num_seeds: starts of every code; the best is taken.
+      seed: root of all randomness.
+    """
+
+    dataset: str = "digits"
+    num_examples: int = 500
+    widths: tuple[int, ...] = (30,)
+    prior_scale: float = 0.3
+    betas: tuple[float, ...] = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    codes: tuple[Literal["isotropic", "diagonal", "low_rank", "log_normal"], ...] = FAMILIES
+    num_chains: int = 16
+    num_temperatures: int = 600
+    num_held: int = 40
+    num_leapfrog: int = 8
+    num_steps: int = 3000
+    batch_size: int = 250
+    learning_rate: float = 0.02
+    num_draws: int = 64
+    num_seeds: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that no run could use, before anything is loaded."""
+        common.check_fields(self)
+
+
+PRESETS = {
+    "quick": Config(
+        num_examples=100,
+        widths=(5,),
+        betas=(1.0, 3.0, 10.0),
+        codes=("isotropic", "diagonal"),
+        num_temperatures=240,
+        num_steps=300,
+        learning_rate=0.05,
+        batch_size=100,
+        num_draws=16,
+    ),
+    "default": Config(),
+    "paper": Config(
+        dataset="mnist",
+        num_examples=10_000,
+        widths=(100,),
+        num_chains=64,
+        num_temperatures=4000,
+        num_leapfrog=16,
+        num_held=100,
+        num_steps=20_000,
+    ),
+}
+
+
+def load(config: Config, data_dir: Path | None) -> data.Dataset:
+    """The data set, real labels."""
+    return data.load(
+        config.dataset,
+        data_dir=data_dir,
+        num_examples=config.num_examples or None,
+        seed=config.seed,
+    )
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each (labels, code, β)."""
+    network = nets.mlp(dataset.num_classes, widths=config.widths, activation="tanh")
+    inputs = jnp.asarray(dataset.train_inputs)
+    targets = jnp.asarray(np.stack([dataset.train_targets, _random(config, dataset)]))
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets[0])
+    training, annealing = jax.random.split(jax.random.key(config.seed))
+    prior = iw.IsotropicGaussian(config.prior_scale)
+    params = network.init(jax.random.key(0), inputs[:1])
+    rows = []
+    ledger = context.ledger("gibbs")
+    for number, kind in enumerate(KINDS):
+        own = dataclasses.replace(task, targets=targets[number])
+        key = jax.random.fold_in(annealing, number)
+        rows += ledger.get(kind, partial(_gibbs, config, own, params, prior, key, kind, context))
+    for family in config.codes:
+        rows += _trained(config, task, targets, network, prior, training, family, context)
+    size = sum(w.size for w in jax.tree.leaves(params))
+    fixed = {"num_examples": len(inputs), "num_weights": size, "num_classes": dataset.num_classes}
+    return [{**row, **fixed} for row in rows]
+
+
+def _random(config: Config, dataset: data.Dataset) -> np.ndarray:
+    seed = common.label_seed(config.seed, 0)
+    return data.random_labels(seed, len(dataset.train_targets), dataset.num_classes)
+
+
+def _gibbs(
+    config: Config,
+    task: iw.Task,
+    params: Any,
+    prior: Any,
+    key: jax.Array,
+    kind: str,
+    context: Context,
+) -> list[dict[str, Any]]:
+    rungs = config.num_temperatures + config.num_held * len(config.betas)
+    with context.bar(f"{kind} labels", rungs) as show:
+        found = iw.gibbs_iw(
+            task,
+            params,
+            prior,
+            betas=np.asarray(config.betas),
+            key=key,
+            num_chains=config.num_chains,
+            num_temperatures=config.num_temperatures,
+            num_held=config.num_held,
+            num_leapfrog=config.num_leapfrog,
+            callback=lambda state: show(min(int(state.rung), rungs)),
+        )
+    columns = {
+        "lagrangian": found.lagrangian,
+        "kl": found.nats,
+        "loss": found.loss,
+    }
+    ends = {name: estimate.interval() for name, estimate in columns.items()}
+    return [
+        {
+            "labels": kind,
+            "code": "gibbs",
+            "beta": beta,
+            **{f"{name}_nats": float(e.value[i]) for name, e in columns.items()},
+            **{f"{name}_lower_nats": float(low[i]) for name, (low, _) in ends.items()},
+            **{f"{name}_upper_nats": float(high[i]) for name, (_, high) in ends.items()},
+            "lagrangian_ais_nats": float(found.ais.value[i]),
+            "rhat": float(found.rhat[i]),
+            "sample_size": float(found.sample_size[i]),
+            "acceptance": float(found.acceptance[i]),
+            "mixed": int(found.mixed[i]),
+        }
+        for i, beta in enumerate(config.betas)
+    ]
+
+
+def _trained(
+    config: Config,
+    task: iw.Task,
+    targets: jax.Array,
+    network: nets.Network,
+    prior: Any,
+    key: jax.Array,
+    family: str,
+    context: Context,
+) -> list[dict[str, Any]]:
+    """Both label kinds and all β of one family, in one sweep; the best seed of each."""
+
+    @jax.jit
+    def start(key: jax.Array) -> tuple[iw.Code, Any]:
+        weights, own = jax.random.split(key)
+        params = network.init(weights, task.inputs[:1])
+        return starts.code_around(family, own, params, config.prior_scale, 0.1), prior
+
+    result = context.sweep(
+        jax.random.split(key, config.num_seeds),
+        task,
+        start,
+        betas=np.asarray(config.betas),
+        targets=jnp.repeat(targets[:, None], config.num_seeds, axis=1),
+        optimizer=common.optimizer(config.learning_rate, config.num_steps),
+        num_steps=config.num_steps,
+        num_rounds=common.NUM_ROUNDS,
+        batch_size=min(config.batch_size, len(task.targets)),
+        num_draws=config.num_draws,
+        stage=family,
+    )
+    cost = jax.tree.map(np.asarray, result.lagrangian)
+    lower, upper = cost.value.interval()
+    rows = []
+    for t, b in np.ndindex(len(KINDS), len(config.betas)):
+        best = t, b, int(cost.value.value[t, b].argmin())
+        rows.append(
+            {
+                "labels": KINDS[t],
+                "code": family,
+                "beta": config.betas[b],
+                "lagrangian_nats": float(cost.value.value[best]),
+                "kl_nats": float(cost.kl.value[best]),
+                "loss_nats": float(cost.loss.value[best]),
+                "lagrangian_lower_nats": float(lower[best]),
+                "kl_lower_nats": float(cost.kl.value[best]),
+                "loss_lower_nats": float(cost.loss.interval()[0][best]),
+                "lagrangian_upper_nats": float(upper[best]),
+                "kl_upper_nats": float(cost.kl.value[best]),
+                "loss_upper_nats": float(cost.loss.interval()[1][best]),
+                **dict.fromkeys(("lagrangian_ais_nats", "rhat", "sample_size", "acceptance"), ""),
+                "mixed": "",
+            }
+        )
+    return rows
+
+
+# ------------------------------------------------------------------------ what the table says
+
+
+def column(rows: Rows, kind: str, code: str, name: str) -> np.ndarray:
+    """One column of a code, (B,), β increasing."""
+    return tables.grid(rows, name, axes=("beta",), labels=kind, code=code)
+
+
+def codes(rows: Rows) -> list[str]:
+    """The families in the table."""
+    return [code for code in FAMILIES if any(row["code"] == code for row in rows)]
+
+
+def wasted(rows: Rows, kind: str, code: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KL(Q||Q*) = (C_β(Q) - C*_β)/β and its ends, (B,) each; nats."""
+    beta = column(rows, kind, code, "beta")
+    own, best = (
+        [column(rows, kind, c, f"lagrangian_{end}nats") for end in ("", "lower_", "upper_")]
+        for c in (code, "gibbs")
+    )
+    return (own[0] - best[0]) / beta, (own[1] - best[2]) / beta, (own[2] - best[1]) / beta
+
+
+def spread(rows: Rows, kind: str) -> np.ndarray:
+    """Half-width of the 95 % interval of C*, as a part of C*: (B,)."""
+    value, lower, upper = (
+        column(rows, kind, "gibbs", f"lagrangian_{end}nats") for end in ("", "lower_", "upper_")
+    )
+    return (upper - lower) / 2 / np.abs(value)
+
+
+def summarize(rows: Rows, config: Config) -> dict[str, Any]:
+    """Nats of every code at β = 1 (or the next), and what it wastes."""
+    at = int(np.argmin(np.abs(np.log(config.betas))))
+    summary: dict[str, Any] = {"beta": config.betas[at], "num_weights": rows[0]["num_weights"]}
+    for kind in KINDS:
+        gibbs = [row for row in rows if (row["labels"], row["code"]) == (kind, "gibbs")]
+        summary[kind] = {
+            "kl_nats": {
+                c: tables.rounded(column(rows, kind, c, "kl_nats")[at])
+                for c in ("gibbs", *codes(rows))
+            },
+            "wasted_nats": {c: tables.rounded(wasted(rows, kind, c)[0][at]) for c in codes(rows)},
+            "largest_half_width_of_C": tables.rounded(spread(rows, kind).max()),
+            "largest_rhat": tables.rounded(max(row["rhat"] for row in gibbs)),
+            "betas_not_mixed": [row["beta"] for row in gibbs if not row["mixed"]],
+        }
+    return summary
+
+
+def check(rows: Rows, config: Config) -> list[checks.Check]:
+    """Whether no code lies below the limit, and the limit itself is known and obeys its laws."""
+    below, rises, slopes = [], [], []
+    for kind in KINDS:
+        for code in codes(rows):
+            upper = wasted(rows, kind, code)[2]
+            below += [
+                f"{kind} labels, {code}, beta {config.betas[i]:g}"
+                for i in np.flatnonzero(upper < 0)
+            ]
+        beta = np.asarray(config.betas)
+        low, high = (column(rows, kind, "gibbs", f"kl_{end}_nats") for end in ("lower", "upper"))
+        rises += [f"{kind}, beta {b:g}" for b in beta[1:][low[1:] > high[:-1]]]
+        ends = [column(rows, kind, "gibbs", f"lagrangian_{e}_nats") for e in ("lower", "upper")]
+        steepest = (ends[1][1:] - ends[0][:-1]) / np.diff(beta)
+        flattest = (ends[0][1:] - ends[1][:-1]) / np.diff(beta)
+        wrong = (steepest < low[1:]) | (flattest > high[:-1])
+        slopes += [f"{kind}, beta {b:g}" for b in beta[1:][wrong]]
+    cells = [row for row in rows if row["code"] == "gibbs" and row["beta"] >= WITHIN[row["labels"]]]
+    width = max(
+        (row["lagrangian_upper_nats"] - row["lagrangian_lower_nats"]) / 2 / row["lagrangian_nats"]
+        for row in cells
+    )
+    stuck = [
+        f"{row['labels']} labels, beta {row['beta']:g} (R-hat {row['rhat']:.2f})"
+        for row in cells
+        if not row["mixed"]
+    ]
+    region = "real labels from β = 0.1, random ones from 1"
+    return [
+        checks.Check(
+            "no code has a lower C than the Gibbs code",
+            not below,
+            ", ".join(below) or "at all β, within both intervals",
+        ),
+        checks.Check("KL(Q*||P) does not increase with beta", not rises, ", ".join(rises) or "ok"),
+        checks.Check(
+            "dC*/dbeta = KL(Q*||P) (secants)", not slopes, ", ".join(slopes) or "within intervals"
+        ),
+        checks.Check(
+            f"C* is known to {SPREAD:.0%} ({region})",
+            bool(width < SPREAD),
+            f"largest half-width {width:.2%} of C; more chains (--num-chains) or rungs "
+            "(--num-temperatures) narrow it",
+        ),
+        checks.Check(
+            f"chains have mixed ({region})",
+            not stuck,
+            ", ".join(stuck) or "R-hat below 1.2",
+        ),
+    ]
+
+
+def table(rows: Rows) -> str:
+    """KL of every code, and nats wasted, one line for each (labels, β)."""
+    lines = [
+        f"{'labels':<7} {'beta':>6} {'C*':>9} {'±':>7} {'KL(Q*|P)':>9} {'R-hat':>6}   "
+        + " ".join(f"{code:>11}" for code in codes(rows))
+        + "   (nats; at the right KL(Q|Q*), what a code wastes)"
+    ]
+    for kind in KINDS:
+        columns = [
+            column(rows, kind, "gibbs", name)
+            for name in ("beta", "lagrangian_nats", "kl_nats", "rhat")
+        ]
+        half = spread(rows, kind) * columns[1]
+        waste = np.stack([wasted(rows, kind, code)[0] for code in codes(rows)], axis=1)
+        for beta, value, nats, rhat, error, own in zip(*columns, half, waste, strict=True):
+            lines.append(
+                f"{kind:<7} {beta:6.3g} {value:9.1f} {error:7.2g} {nats:9.1f} {rhat:6.2f}   "
+                + " ".join(f"{w:11.1f}" for w in own)
+            )
+    return "\n".join(lines)
+
+
+def plot(rows: Rows, config: Config) -> Any:
+    """KL, nats wasted and loss against β, real labels above random ones."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7), sharex=True)
+    for line, kind in zip(axes, KINDS, strict=True):
+        for code in ("gibbs", *codes(rows)):
+            label, colour, marker, dash = LOOKS[code]
+            look = {"color": colour, "marker": marker, "linestyle": dash, "label": label}
+            beta = column(rows, kind, code, "beta")
+            for axis, name in ((line[0], "kl"), (line[2], "loss")):
+                value, lower, upper = (
+                    column(rows, kind, code, f"{name}_{end}nats")
+                    for end in ("", "lower_", "upper_")
+                )
+                axis.plot(beta, value, **look)
+                axis.fill_between(beta, lower, upper, color=colour, alpha=0.2, linewidth=0)
+            if code != "gibbs":
+                value, lower, upper = wasted(rows, kind, code)
+                line[1].plot(beta, value, **look)
+                line[1].fill_between(beta, lower, upper, color=colour, alpha=0.2, linewidth=0)
+        stuck = column(rows, kind, "gibbs", "mixed") == 0
+        for axis, name in ((line[0], "kl_nats"), (line[2], "loss_nats")):
+            values = column(rows, kind, "gibbs", name)
+            axis.plot(beta[stuck], values[stuck], "o", color="white", markersize=2.5, zorder=3)
+        chance = rows[0]["num_examples"] * np.log(rows[0]["num_classes"])
+        line[2].axhline(chance, color=style.GREY, linestyle="--", linewidth=1)
+        line[2].annotate(
+            "N ln K", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
+        )
+        line[0].set_ylabel(f"{kind} labels\n\nKL(Q‖P) (nats)")
+        line[1].set_ylabel("wasted: KL(Q‖Q*) (nats)")
+        line[2].set_ylabel("E$_Q$[L] (nats)")
+        for axis in line:
+            axis.set_xscale("log")
+            axis.set_ylim(bottom=0)
+    for axis in axes[1]:
+        axis.set_xlabel("β (nats of loss a nat of weights)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    figure.suptitle(
+        f"{config.dataset}, {rows[0]['num_examples']} examples, {rows[0]['num_weights']} weights, "
+        f"prior N(0, {config.prior_scale:g}²)",
+        fontsize=11,
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    from experiments.common import command
+
+    command.main("experiments.gibbs_limit")
