@@ -6,6 +6,7 @@ sizes; they are fixed before the run that counts, whose weights are then unbiase
 physics/9803008).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from iw_jax.trees import PyTree
 
 # The pilot: transitions on a rung, how far apart rungs are in standard deviations of L.
 _MOVES, _STRIDE = 4, 1.5
-_ACCEPTANCE, _LONGEST = 0.8, np.pi / 2  # a quarter of the prior's period
+_ACCEPTANCE, _LONGEST = 0.8, math.pi / 2  # a quarter of the prior's period
 _AT_ONCE = 20  # rungs a compiled step
 
 
@@ -134,8 +135,9 @@ def pilot(
     """
     first, key = jax.random.split(key)
     positions = potential.draw(first, num_chains)
-    longest, top = _LONGEST / num_leapfrog, 1 / betas.min()
-    inverse, size, seen = 0.0, longest / 2, []
+    longest, top = _LONGEST / num_leapfrog, float(1 / betas.min())
+    inverse, size = 0.0, longest / 2
+    seen: list[tuple[float, float, float]] = []
     while True:
         losses = []
         for _ in range(_MOVES):
@@ -143,13 +145,15 @@ def pilot(
             at = jnp.array([inverse, size], positions.dtype)
             positions, loss, accepted = _transition(own, positions, *at, potential, num_leapfrog)
             losses.append(np.asarray(loss, np.float64))
-            size = min(size * np.exp(float(accepted) - _ACCEPTANCE), longest)
+            size = min(size * math.exp(float(accepted) - _ACCEPTANCE), longest)
         if not np.isfinite(losses).all():
             raise ValueError(
                 "the loss must be finite at draws from the prior, got NaN or inf at inverse "
                 f"temperature {inverse:.3g}; take a narrower prior"
             )
-        spread = np.std(losses[1:])  # the first are of chains that have not yet moved at this t
+        spread = float(
+            np.std(losses[1:])
+        )  # the first are of chains that have not yet moved at this t
         seen.append((inverse, size, spread))
         if inverse >= top:
             break
