@@ -11,11 +11,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from iw_jax import checks, trees
 from iw_jax.curvature.operators import Operator, Root, blocked, structure_of
 from iw_jax.task import Task, check_task, nll, sum_over_examples, take
 from iw_jax.trees import PyTree
+
+# On CPUs networks of at most so many weights take so many probes at once (see `_each_probe`).
+_SMALL, _FEW = 2**14, 4
 
 
 def ggn(task: Task, params: PyTree, *, batch_size: int | None = None) -> Operator:
@@ -172,9 +176,14 @@ def _each_probe(product: Callable[[PyTree], PyTree], V: PyTree) -> PyTree:
     """The product of each of a block of vectors with the same linearisation.
 
     On a CPU one after the other: each fills the processor, its activations stay in the cache, and
-    memory does not grow with the block. Elsewhere together.
+    memory does not grow with the block; a few at once where a network is so small that starting
+    its matrix products takes longer than they do. Elsewhere together.
     """
-    return jax.lax.map(product, V) if jax.default_backend() == "cpu" else jax.vmap(product)(V)
+    if jax.default_backend() != "cpu":
+        return jax.vmap(product)(V)
+    count = jax.tree.leaves(V)[0].shape[0]
+    small = optax.tree.size(V) <= count * _SMALL
+    return jax.lax.map(product, V, batch_size=min(_FEW, count) if small else None)
 
 
 def _ggn_rows(indices: jax.Array, task: Task, params: PyTree) -> PyTree:
