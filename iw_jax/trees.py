@@ -82,6 +82,12 @@ def broadcast_prefix(name: str, prefix: PyTree, tree: PyTree) -> PyTree:
         ) from error
 
 
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """The leaves under their paths, "Dense_0/kernel"."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def is_concrete(tree: PyTree) -> bool:
     """Whether every leaf holds numbers now, so that values (not only shapes) can be checked."""
     try:

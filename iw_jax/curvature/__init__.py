@@ -17,6 +17,8 @@ from iw_jax.curvature.growing import Plan as Plan
 from iw_jax.curvature.growing import basis_bytes as basis_bytes
 from iw_jax.curvature.growing import default_plan as default_plan
 from iw_jax.curvature.growing import spectral_measure as spectral_measure
+from iw_jax.curvature.layers import LayerTraces as LayerTraces
+from iw_jax.curvature.layers import layer_traces as layer_traces
 from iw_jax.curvature.logdet import logdet as logdet
 from iw_jax.curvature.measure import SpectralMeasure as SpectralMeasure
 from iw_jax.curvature.nystrom import nystrom_logdet as nystrom_logdet

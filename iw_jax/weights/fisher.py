@@ -14,13 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian
 from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.growing import Growth, spectral_measure
-from iw_jax.curvature.measure import SpectralMeasure
+from iw_jax.curvature.layers import LayerTraces, layer_traces
+from iw_jax.curvature.measure import QUANTITIES, SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task, nll
@@ -40,6 +41,8 @@ class FisherInformation:
         dC*/dβ = the IW.
       loss: L(w*), the summed loss; scalar, nats.
       effective_dimension: γ = Σ s/(1 + s), so that E_Q* L = L(w*) + (β/2) γ.
+      tensors: what each tensor of the weights contributes, by name; nats. The values sum to `nats`;
+        the errors are those of sampling. None unless asked for.
       measure: spectral measure behind all of these: of H where the prior has one scale (c = λ²/β),
         of Λ^½ H Λ^½ where it has one a layer (c = 1/β).
       prior: P.
@@ -52,6 +55,7 @@ class FisherInformation:
     lagrangian: Estimate
     loss: jax.Array
     effective_dimension: Estimate
+    tensors: dict[str, Estimate] | None
     measure: SpectralMeasure
     prior: IsotropicGaussian
     beta: Any
@@ -69,6 +73,7 @@ def fisher_iw(
     batch_size: int | None = None,
     curvature: Callable[..., Operator] = ggn,
     policy: str = "error",
+    by_tensor: bool = False,
     callback: Callable[[Growth], None] | None = None,
     stored: dict[str, Any] | None = None,
 ) -> FisherInformation:
@@ -91,6 +96,7 @@ def fisher_iw(
       batch_size: examples a chunk; None for all at once.
       curvature: `ggn`, `fisher` or `hessian`, or your own (task, params, batch_size=) -> Operator.
       policy: what negative curvature means: "error", "clip" or "abs"; see `SpectralMeasure`.
+      by_tensor: say what each tensor contributes, too; not under `jit`.
       callback: is shown the state after each block of products (see `spectral_measure`).
       stored: such a state, packed, to go on from.
 
@@ -119,7 +125,15 @@ def fisher_iw(
         variance = jnp.exp(2 * prior.log_scale)  # one scale: the measure of H serves every λ
     else:
         operator = operator.congruence(jax.tree.map(jnp.exp, log_scale))
-    loss, distance = _loss_and_distance(task, params, prior, batch_size)
+    loss, distances = _loss_and_distances(task, params, prior, batch_size)
+    distance = sum(distances.values())
+    last: list[Growth] = []
+
+    def keep(state: Growth) -> None:
+        last[:] = [state]
+        if callback is not None:
+            callback(state)
+
     spectrum = spectral_measure(
         operator,
         key=key,
@@ -128,7 +142,7 @@ def fisher_iw(
         rtol=rtol,
         quantities=("information",),
         policy=policy,
-        callback=callback,
+        callback=keep if by_tensor else callback,
         stored=stored,
     )
 
@@ -138,6 +152,10 @@ def fisher_iw(
     )
     c = variance / beta
     volume = spectrum.information(c)
+    tensors = None
+    if by_tensor:
+        traces = layer_traces(operator, last[0] if last else None)
+        tensors = _attribute(traces, c, volume, distances)
     return FisherInformation(
         nats=_affine(volume, 1.0, distance),
         distance=distance,
@@ -145,19 +163,32 @@ def fisher_iw(
         lagrangian=_affine(spectrum.logdet(c), beta / 2, loss + beta * distance),
         loss=loss,
         effective_dimension=spectrum.effective_dimension(c),
+        tensors=tensors,
         measure=spectrum,
         prior=prior,
         beta=beta,
     )
 
 
+def _attribute(
+    traces: LayerTraces, c: Any, volume: Estimate, distances: dict[str, jax.Array]
+) -> dict[str, Estimate]:
+    """Distance and volume of every tensor; the volumes scaled to sum to that of the whole."""
+    volumes = traces.integrate(lambda x: QUANTITIES["information"](c[..., None] * x.clip(0)))
+    total = sum(v.value for v in volumes.values())
+    factor = volume.value / np.where(total > 0, total, 1)
+    return {name: _affine(v, factor, np.asarray(distances[name])) for name, v in volumes.items()}
+
+
 @partial(jax.jit, static_argnames="batch_size")
-def _loss_and_distance(
+def _loss_and_distances(
     task: Task, params: PyTree, prior: IsotropicGaussian, batch_size: int | None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L(w*), and ½ |w - m|²/λ² of every tensor."""
     units = prior.full_mean(params), prior.full_log_scale(params)
-    squares = jax.tree.map(lambda w, m, s: jnp.sum(((w - m) * jnp.exp(-s)) ** 2), params, *units)
-    return nll(task, params, batch_size=batch_size), 0.5 * optax.tree.sum(squares)
+    half = lambda w, m, s: 0.5 * jnp.sum(((w - m) * jnp.exp(-s)) ** 2)  # noqa: E731
+    distances = trees.by_name(jax.tree.map(half, params, *units))
+    return nll(task, params, batch_size=batch_size), distances
 
 
 def _affine(estimate: Estimate, factor: Any, offset: Any) -> Estimate:
