@@ -41,6 +41,7 @@ from iw_jax.weights import GibbsInformation as GibbsInformation
 from iw_jax.weights import Lagrangian as Lagrangian
 from iw_jax.weights import Minimum as Minimum
 from iw_jax.weights import SampleInformation as SampleInformation
+from iw_jax.weights import ShannonInformation as ShannonInformation
 from iw_jax.weights import Sweep as Sweep
 from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
@@ -55,6 +56,7 @@ from iw_jax.weights import make_sweep as make_sweep
 from iw_jax.weights import minimize as minimize
 from iw_jax.weights import pac_bayes_bound as pac_bayes_bound
 from iw_jax.weights import sample_information as sample_information
+from iw_jax.weights import shannon_iw as shannon_iw
 from iw_jax.weights import simulated_bracket as simulated_bracket
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
