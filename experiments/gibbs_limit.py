@@ -319,10 +319,8 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
         wrong = (steepest < low[1:]) | (flattest > high[:-1])
         slopes += [f"{kind}, beta {b:g}" for b in beta[1:][wrong]]
     cells = [row for row in rows if row["code"] == "gibbs" and row["beta"] >= WITHIN[row["labels"]]]
-    width = max(
-        (row["lagrangian_upper_nats"] - row["lagrangian_lower_nats"]) / 2 / row["lagrangian_nats"]
-        for row in cells
-    )
+    betas = np.asarray(config.betas)
+    width = max(spread(rows, kind)[betas >= least].max(initial=0) for kind, least in WITHIN.items())
     stuck = [
         f"{row['labels']} labels, beta {row['beta']:g} (R-hat {row['rhat']:.2f})"
         for row in cells

@@ -125,8 +125,8 @@ class LogNormalNoise:
         Gaussian N(m, λ²): Σ ½ log 2πλ² + E(w-m)²/(2λ²) - H - E log|w|; exact.
         """
         if isinstance(prior, gaussian.IsotropicGaussian | gaussian.DiagonalGaussian):
-            centre, scale = gaussian.units(prior, self.location)
-            full = gaussian.full_scale("location", self.location, scale)
+            centre, log_scale = gaussian.units(prior, self.location)
+            full = gaussian.full_scale("location", self.location, log_scale)
             nats = _for_all(self._gaussian_kl, self.location, self.log_scale, centre, full)
             return optax.tree.sum(nats)
         if not isinstance(prior, LogUniform):
@@ -179,17 +179,24 @@ class LogNormalNoise:
         if self.interval is None:
             return location
         sign = jnp.where(location < 0, -1, 1).astype(location.dtype)
-        return sign * self._moment(1, location, leaf)
+        return sign * self._moment(location, leaf)
 
-    def _moment(self, power: int, location: jax.Array, leaf: jax.Array) -> jax.Array:
-        """E|w|^r = exp(rμ + r²σ²/2) [Φ(B-rσ) - Φ(A-rσ)]/Z; in logarithms, exp(σ²/2) overflows."""
+    def _moment(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        """E|w| = exp(μ + σ²/2) [Φ(B-σ) - Φ(A-σ)]/Z; in logarithms, exp(σ²/2) overflows."""
         if self.interval is None:
-            return jnp.abs(location) ** power * jnp.exp(
-                0.5 * power * (power - 1) * self._scale(leaf) ** 2
-            )
+            return jnp.abs(location)
         mu, sigma, a, b = self._standardised(location, leaf)
-        log_ratio = _log_mass(a - power * sigma, b - power * sigma) - _log_mass(a, b)
-        return jnp.exp(power * mu + 0.5 * (power * sigma) ** 2 + log_ratio)
+        log_ratio = _log_mass(a - sigma, b - sigma) - _log_mass(a, b)
+        return jnp.exp(mu + 0.5 * sigma**2 + log_ratio)
+
+    def _variance(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+        """E w² - (E w)² = (E w)² [exp(σ²) Z [Φ(B-2σ) - Φ(A-2σ)]/[Φ(B-σ) - Φ(A-σ)]² - 1]."""
+        square = self._moment(location, leaf) ** 2
+        if self.interval is None:
+            return square * jnp.expm1(self._scale(leaf) ** 2)
+        _, sigma, a, b = self._standardised(location, leaf)
+        masses = [_log_mass(a - r * sigma, b - r * sigma) for r in range(3)]
+        return square * jnp.expm1(sigma**2 + masses[0] - 2 * masses[1] + masses[2])
 
     def _entropy(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
         """Of log|w|, nats, for each weight."""
@@ -213,9 +220,12 @@ class LogNormalNoise:
         low, high = self.interval
         return float(np.log(2 * (high - low))) - self._entropy(location, leaf)
 
-    def _gaussian_kl(self, location: jax.Array, leaf: jax.Array, m: Any, s: Any) -> jax.Array:
-        square = self._moment(2, location, leaf) - 2 * m * self._mean(location, leaf) + m**2
-        density = float(0.5 * np.log(2 * np.pi)) + s + 0.5 * square * jnp.exp(-2 * s)
+    def _gaussian_kl(
+        self, location: jax.Array, leaf: jax.Array, centre: jax.Array, log_scale: jax.Array
+    ) -> jax.Array:
+        moved = self._mean(location, leaf) - centre
+        square = (self._variance(location, leaf) + moved**2) * jnp.exp(-2 * log_scale)
+        density = float(0.5 * np.log(2 * np.pi)) + log_scale + 0.5 * square
         return density - self._entropy(location, leaf) - self._log_magnitude(location, leaf)
 
 

@@ -183,7 +183,7 @@ def spectral_measure(
         tolerance only decides what `converged` says.
       policy: what negative eigenvalues mean: "error", "clip" or "abs"; see `SpectralMeasure`.
       callback: is shown the state after each block of products, to read there and then: the next
-        step uses it up. Not under `jit`.
+        step uses it up. The last one shown is what the measure is made of. Not under `jit`.
       stored: `pack` of such a state, made with the same arguments, to go on from.
 
     Raises:
@@ -211,6 +211,8 @@ def spectral_measure(
     )
     if stored is not None:
         state = unpack(state, stored)
+        if state.ended and callback is not None:
+            callback(state)
     while not state.ended:
         state = step(A, state)
         if callback is not None:

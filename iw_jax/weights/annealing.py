@@ -21,8 +21,8 @@ from iw_jax.codes.gaussian import units
 from iw_jax.task import Task, nll
 from iw_jax.trees import PyTree
 
-# The pilot: transitions on a rung, how far apart rungs are in standard deviations of L.
-_MOVES, _STRIDE = 4, 1.5
+# The pilot: transitions on a rung, how far apart rungs are in standard deviations of L, how many.
+_MOVES, _STRIDE, _MOST = 4, 1.5, 1000
 _ACCEPTANCE, _LONGEST = 0.8, math.pi / 2  # a quarter of the prior's period
 _AT_ONCE = 20  # rungs a compiled step
 
@@ -132,13 +132,14 @@ def pilot(
 
     Raises:
       ValueError: where a draw from the prior has a loss that is not finite.
+      RuntimeError: where L spreads so much that no ladder of reasonable length reaches the top.
     """
     first, key = jax.random.split(key)
     positions = potential.draw(first, num_chains)
     longest, top = _LONGEST / num_leapfrog, float(1 / betas.min())
     inverse, size = 0.0, longest / 2
     seen: list[tuple[float, float, float]] = []
-    while True:
+    while len(seen) < _MOST:
         losses = []
         for _ in range(_MOVES):
             key, own = jax.random.split(key)
@@ -158,6 +159,12 @@ def pilot(
         if inverse >= top:
             break
         inverse = top if spread * (top - inverse) <= _STRIDE else inverse + _STRIDE / spread
+    else:
+        raise RuntimeError(
+            f"the loss spreads so much between chains that {_MOST} rungs do not reach beta = "
+            f"{1 / top:.3g} (they ended at {1 / inverse:.3g}): chains sit in places of different "
+            "loss and do not change. Take larger betas, or a narrower prior"
+        )
     t, sizes, spreads = np.array(seen).T
     length = np.concatenate([[0.0], np.cumsum(np.diff(t) * spreads[:-1])])
     climbing = np.interp(np.linspace(0, length[-1], num_temperatures + 1)[1:], length, t)
@@ -195,6 +202,11 @@ def step(climb: Climb, potential: Potential, ladder: Ladder) -> Climb:
         potential,
         ladder.num_leapfrog,
     )
+    if not np.isfinite(losses).all():
+        raise ValueError(
+            "the loss must be finite wherever the chains go, got NaN or inf at inverse temperature "
+            f"{ladder.inverse[rungs][~np.isfinite(losses).all(1)][0]:.3g}; take a narrower prior"
+        )
     loss, acceptance = np.array(climb.loss), np.array(climb.acceptance)
     loss[rungs], loss[rungs.stop], acceptance[rungs] = losses, last, accepted
     return Climb(climb.key, positions, rungs.stop, loss, acceptance)

@@ -8,6 +8,7 @@ curvature H of the SUMMED loss. With s_j = (λ²/β) h_j, the eigenvalues of Λ^
     C* = L(w*) + (β/2) (w*-m)' Λ^-1 (w*-m) + (β/2) Σ_j log(1 + s_j)
 """
 
+import collections
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,7 +43,7 @@ class FisherInformation:
       loss: L(w*), the summed loss; scalar, nats.
       effective_dimension: γ = Σ s/(1 + s), so that E_Q* L = L(w*) + (β/2) γ.
       tensors: what each tensor of the weights contributes, by name; nats. The values sum to `nats`;
-        the errors are those of sampling. None unless asked for.
+        what truncation leaves open is shared out in proportion. None unless asked for.
       measure: spectral measure behind all of these: of H where the prior has one scale (c = λ²/β),
         of Λ^½ H Λ^½ where it has one a layer (c = 1/β).
       prior: P.
@@ -127,10 +128,10 @@ def fisher_iw(
         operator = operator.congruence(jax.tree.map(jnp.exp, log_scale))
     loss, distances = _loss_and_distances(task, params, prior, batch_size)
     distance = sum(distances.values())
-    last: list[Growth] = []
+    states: collections.deque[Growth] = collections.deque(maxlen=1)
 
     def keep(state: Growth) -> None:
-        last[:] = [state]
+        states.append(state)
         if callback is not None:
             callback(state)
 
@@ -154,8 +155,8 @@ def fisher_iw(
     volume = spectrum.information(c)
     tensors = None
     if by_tensor:
-        traces = layer_traces(operator, last[0] if last else None)
-        tensors = _attribute(traces, c, volume, distances)
+        traces = layer_traces(operator, states[-1] if states else None)
+        tensors = _attribute(traces, c, volume, distances, policy)
     return FisherInformation(
         nats=_affine(volume, 1.0, distance),
         distance=distance,
@@ -171,13 +172,36 @@ def fisher_iw(
 
 
 def _attribute(
-    traces: LayerTraces, c: Any, volume: Estimate, distances: dict[str, jax.Array]
+    traces: LayerTraces,
+    c: Any,
+    volume: Estimate,
+    distances: dict[str, jax.Array],
+    policy: str,
 ) -> dict[str, Estimate]:
-    """Distance and volume of every tensor; the volumes scaled to sum to that of the whole."""
-    volumes = traces.integrate(lambda x: QUANTITIES["information"](c[..., None] * x.clip(0)))
+    """Distance and volume of every tensor; the volumes scaled to those of the whole.
+
+    What truncation leaves open of the whole is shared out in proportion: an estimate.
+    """
+    magnitude = np.abs if policy == "abs" else partial(np.maximum, 0)
+    volumes = traces.integrate(lambda x: QUANTITIES["information"](c[..., None] * magnitude(x)))
     total = sum(v.value for v in volumes.values())
-    factor = volume.value / np.where(total > 0, total, 1)
-    return {name: _affine(v, factor, np.asarray(distances[name])) for name, v in volumes.items()}
+    total = np.where(total > 0, total, 1)
+
+    def scaled(own: Estimate) -> Estimate:
+        share = own.value / total
+        return trees.replace(
+            own,
+            value=share * volume.value,
+            stderr=own.stderr / total * volume.value,
+            bracket_lower=share * volume.bracket_lower,
+            bracket_upper=share * volume.bracket_upper,
+            converged=volume.converged,
+        )
+
+    return {
+        name: _affine(scaled(own), 1.0, np.asarray(distances[name]))
+        for name, own in volumes.items()
+    }
 
 
 @partial(jax.jit, static_argnames="batch_size")

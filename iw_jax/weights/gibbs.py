@@ -5,6 +5,11 @@ With t = 1/β and F(t) = -log E_P e^(-tL):
     C*_β = β F(1/β)              no code has a lower C_β;  C_β(Q) = C*_β + β KL(Q‖Q*)
     KL(Q*‖P) = F - t E_t L
     F(t) = ∫_0^t E_s L ds        E_s L never rises: left sums lie above, right sums below
+
+The left sum W of a chain is also minus its log weight, E e^-W = e^-F exactly. Chains that lag
+behind their rungs make both sums too large; but then W varies between chains, and E W - F = Var W/2
+to second order (Jarzynski). So: -log mean e^-W from above, and from below the smaller of the right
+sum and mean W - Var W/2.
 """
 
 from collections.abc import Callable
@@ -30,19 +35,22 @@ class GibbsInformation:
     """KL(Q*‖P) of the Gibbs code at every β, and what goes with it; all of shape (B,).
 
     Attributes:
-      nats: KL(Q*‖P), the least information in the weights that reaches its C_β; nats. Its bracket
-        comes from the right and the left thermodynamic sum: estimates of bounds, which hold for
-        chains in equilibrium.
-      lagrangian: C* = β F(1/β), below that of every other code under this prior; nats. Bracket as
-        above.
+      nats: KL(Q*‖P), the least information in the weights that reaches its C_β; nats. Bracket as
+        for `lagrangian`.
+      lagrangian: C* = β F(1/β), below that of every other code under this prior; nats. The upper
+        end of its bracket is `ais`; the lower end the right thermodynamic sum or what the spread of
+        the chains' work says, whichever is less: an estimate of a bound, not a bound. `stderr` is
+        the jackknife's, over chains.
       loss: E_Q*[L]; nats.
       ais: C by annealed importance sampling: in expectation at or above C*, whether or not the
-        chains have mixed; nats. Its standard error is that of the few weights that count.
+        chains have mixed or kept up; nats. Its standard error is that of the few weights that
+        count.
       ais_sample_size: effective number of chains in it.
       sample_size: effective number of draws of L at this β, all chains together.
       rhat: split R-hat of L at this β.
       acceptance: least mean acceptance of the transitions up to this β.
-      mixed: whether R-hat is below 1.2. Where False, so is `converged` of the estimates.
+      mixed: whether R-hat is below 1.2: chains agree AT this β. Where False, so is `converged` of
+        the estimates.
       ladder: inverse temperatures and step sizes.
       prior: P.
       beta: prices of a nat.
@@ -87,9 +95,9 @@ def gibbs_iw(
       prior: P, an `IsotropicGaussian` or a `DiagonalGaussian`.
       betas: (B,) positive; prices of a nat, for the summed loss.
       key: a typed random key.
-      num_chains: independent chains; at least 2.
-      num_temperatures: rungs between the prior and the smallest β. The bracket of F is as wide as
-        (∫ sd_t(L) dt)² over their number.
+      num_chains: independent chains; at least 4.
+      num_temperatures: rungs between the prior and the smallest β. At the best the bracket of F is
+        as wide as (∫ sd_t(L) dt)² over their number; wider where chains lag behind.
       num_held: transitions at each β, for E_Q*[L] and to see whether the chains have mixed.
       num_leapfrog: leapfrog steps a transition.
       batch_size: examples a chunk; None for all at once.
@@ -121,6 +129,7 @@ class GibbsBracket:
 
     Attributes:
       lower: at or below C* in expectation: annealing down from the weights that made the targets.
+        All chains start there; the standard error is for that draw.
       upper: at or above C* in expectation: annealing up from the prior.
       information: `gibbs_iw` of the same targets.
     """
@@ -206,7 +215,7 @@ def _ladder(
     num_held: int,
     num_leapfrog: int,
 ) -> Ladder:
-    checks.at_least("num_chains", num_chains, 2)
+    checks.at_least("num_chains", num_chains, 4)
     checks.at_least("num_temperatures", num_temperatures, 1)
     checks.at_least("num_held", num_held, 4)
     checks.at_least("num_leapfrog", num_leapfrog, 1)
@@ -228,24 +237,25 @@ def _measure(climbed: Climb, ladder: Ladder, prior: Any, betas: np.ndarray) -> G
     held = climbed.loss[first + np.arange(ladder.num_held)]  # (B, held, M)
     loss = held.mean(1)
     worst, sample_size = (np.asarray(x) for x in _diagnose(jnp.asarray(held)))
+    worst = np.where(np.ptp(held, axis=(1, 2)) == 0, 1.0, worst)  # a loss that never varies
     mixed = worst < _WORST_RHAT
     beta, cost = betas[:, None], climbed.loss.size * (ladder.num_leapfrog + 1)
+    free = np.stack(_free_energy(left, right))  # lower and upper end: (2, B)
+    leaves_out = np.stack(_free_energy(_without_one(left), _without_one(right)))  # (2, B, M)
+    others = _without_one(loss).mean(-1)
 
-    def estimate(lower: np.ndarray, upper: np.ndarray) -> Estimate:
-        mean = Estimate.mean_of(((lower + upper) / 2).T)
-        return trees.replace(
-            mean,
-            bracket_lower=lower.mean(1),
-            bracket_upper=upper.mean(1),
-            cost=cost,
-            converged=mixed,
-        )
+    def estimate(ends: np.ndarray, jackknife: np.ndarray, scale: np.ndarray) -> Estimate:
+        (lower, upper), middles = scale * ends, (scale[:, None] * jackknife).mean(0)
+        count = middles.shape[1]
+        stderr = np.sqrt((count - 1) * middles.var(1))
+        dof = np.full_like(lower, count - 1)
+        return Estimate((lower + upper) / 2, stderr, dof, lower, upper, cost, mixed)
 
     ais, ais_sample_size = _log_mean_exp(-left, -betas, cost)
     return GibbsInformation(
-        nats=estimate(right - loss / beta, left - loss / beta),
-        lagrangian=estimate(beta * right, beta * left),
-        loss=estimate(loss, loss),
+        nats=estimate(free - loss.mean(1) / betas, leaves_out - others / beta, np.ones(len(betas))),
+        lagrangian=estimate(free, leaves_out, betas),
+        loss=trees.replace(Estimate.mean_of(loss.T), cost=cost, converged=mixed),
         ais=ais,
         ais_sample_size=ais_sample_size,
         sample_size=sample_size,
@@ -261,11 +271,11 @@ def _measure(climbed: Climb, ladder: Ladder, prior: Any, betas: np.ndarray) -> G
 @jax.jit
 def _diagnose(held: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Split R-hat and effective sample size of draws (B, S, M) of M chains: (B,) each."""
-    from blackjax import ess, rhat
+    from blackjax.diagnostics import effective_sample_size, potential_scale_reduction
 
     def one(chains: jax.Array) -> tuple[jax.Array, jax.Array]:  # (M, S)
         halves = jnp.concatenate(jnp.array_split(chains[:, : chains.shape[1] // 2 * 2], 2, axis=1))
-        return rhat(halves), ess(chains)
+        return potential_scale_reduction(halves), effective_sample_size(chains)
 
     return jax.vmap(one)(jnp.moveaxis(held, -1, 1))
 
@@ -274,6 +284,20 @@ def _sums(ladder: Ladder, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right sums of ∫ L dt up to every rung, of every chain: (K, M)."""
     widths = np.diff(ladder.inverse, prepend=0.0)[:, None]
     return np.cumsum(widths * loss[:-1], 0), np.cumsum(widths * loss[1:], 0)
+
+
+def _free_energy(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of F from the sums of chains, (..., M)."""
+    upper = -special.logsumexp(-left, axis=-1) + np.log(left.shape[-1])
+    lower = np.minimum(right.mean(-1), left.mean(-1) - left.var(-1, ddof=1) / 2)
+    return np.minimum(lower, upper), upper
+
+
+def _without_one(x: np.ndarray) -> np.ndarray:
+    """(..., M) -> (..., M, M - 1): each chain left out once."""
+    count = x.shape[-1]
+    kept = np.array([[j for j in range(count) if j != i] for i in range(count)])
+    return x[..., kept]
 
 
 def _log_mean_exp(x: np.ndarray, factor: Any, cost: int) -> tuple[Estimate, np.ndarray]:

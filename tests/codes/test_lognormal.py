@@ -43,6 +43,13 @@ def test_kl_to_a_gaussian_is_that_of_quadrature(mu, sigma):
     np.testing.assert_allclose(kl(code_at(mu, sigma), prior), expected, rtol=1e-8)
 
 
+def test_a_narrow_prior_around_the_location_costs_what_it_should_in_float32():
+    """m = 1, λ = σ = 1e-3: all but the same law; E w² - 2mEw + m² would have lost it."""
+    code = iw.LogNormalNoise(jnp.ones(1, jnp.float32), 1e-3)
+    prior = iw.IsotropicGaussian(1e-3, mean=jnp.ones(1, jnp.float32))
+    assert abs(float(code.kl(prior))) < 2e-4
+
+
 def test_kl_to_a_gaussian_without_truncation():
     """Negative weights mirror the prior; E w = location, E w² = location² e^α."""
     code = iw.LogNormalNoise(jnp.array([0.4, -1.3]), 0.5, interval=None)

@@ -7,6 +7,8 @@ import pytest
 from scipy import optimize
 
 import iw_jax as iw
+from iw_jax import trees
+from iw_jax.curvature import growing
 from tests import oracles
 
 KEY = jax.random.key(0)
@@ -64,6 +66,18 @@ def test_a_scale_for_each_layer_minimises_the_lagrangian(trained):
     np.testing.assert_allclose(scales, np.exp(best.x), rtol=1e-5)
 
 
+@pytest.mark.parametrize("beta", [0.01, 1.0, 1e3])
+@pytest.mark.parametrize("near", [0.0, 0.9])
+def test_the_rounds_end_wherever_they_start(trained, beta, near):
+    task, params, _ = trained
+    centre = jax.tree.map(lambda w: near * w, params)
+    prior = iw.IsotropicGaussian({"first": 1.0, "last": 1.0}, mean=centre)
+    found = iw.empirical_bayes(task, params, prior, beta=beta, key=KEY, max_rounds=12)
+    again = iw.empirical_bayes(task, params, found, beta=beta, key=KEY, max_rounds=2)
+    for name in ("first", "last"):
+        np.testing.assert_allclose(found.scale[name], again.scale[name], rtol=2e-3)
+
+
 def test_a_centred_prior_is_scaled_by_the_distance_from_its_centre(trained):
     task, params, _ = trained
     shift = jax.tree.map(lambda w: 0.9 * w, params)
@@ -86,6 +100,8 @@ def test_tensors_sum_to_the_whole(trained, prior, num_matvecs):
     assert set(found.tensors) == {"first/kernel", "first/bias", "last/kernel", "last/bias"}
     total = sum(t.value for t in found.tensors.values())
     np.testing.assert_allclose(total, found.nats.value, rtol=1e-12)
+    lower = sum(t.bracket_lower for t in found.tensors.values())
+    np.testing.assert_allclose(lower, found.nats.bracket_lower, rtol=1e-12)
     scales = flat(
         jax.tree.map(lambda w, s: np.full(w.shape, np.exp(s)), params, prior.full_log_scale(params))
     )
@@ -95,7 +111,7 @@ def test_tensors_sum_to_the_whole(trained, prior, num_matvecs):
         volume = 0.5 * (V**2) @ (np.log1p(s) - s / (1 + s))
         share = volume + 0.5 * (flat(params) / scales) ** 2
         start = 0
-        for name, leaf in iw.trees.by_name(params).items():
+        for name, leaf in trees.by_name(params).items():
             exact = share[start : start + leaf.size].sum()
             start += leaf.size
             if num_matvecs == 240:
@@ -103,6 +119,56 @@ def test_tensors_sum_to_the_whole(trained, prior, num_matvecs):
             else:
                 error = found.tensors[name].stderr[i]
                 assert abs(found.tensors[name].value[i] - exact) < 5 * error + 0.1 * exact
+
+
+def test_unscaled_contributions_sum_to_the_gauss_rule(trained):
+    task, params, _ = trained
+    A, last = iw.ggn(task, params), []
+    spectrum = iw.spectral_measure(
+        A, key=KEY, num_matvecs=16, c=1.0, rtol=1e-3, callback=last.append
+    )
+    traces = iw.curvature.layer_traces(A, last[-1]).integrate(np.log1p)
+    rule = spectrum.gauss
+    whole = np.log1p(np.maximum(rule.nodes, 0)) @ (rule.head + rule.probes.mean(0))
+    np.testing.assert_allclose(sum(t.value for t in traces.values()), whole, rtol=1e-10)
+
+
+def test_a_finished_state_that_was_stored_gives_the_same_tensors(trained):
+    task, params, _ = trained
+    settings = {"beta": 1.0, "key": KEY, "num_matvecs": 12, "by_tensor": True}
+    prior, packed = iw.IsotropicGaussian(1.0), []
+    once = iw.fisher_iw(
+        task, params, prior, callback=lambda state: packed.append(growing.pack(state)), **settings
+    )
+    again = iw.fisher_iw(task, params, prior, stored=packed[-1], **settings)
+    for name, own in once.tensors.items():
+        np.testing.assert_array_equal(own.value, again.tensors[name].value)
+        assert own.stderr > 0
+        assert own.converged == once.volume.converged
+
+
+def test_magnitudes_are_attributed_where_they_count(trained):
+    task, params, _ = trained
+    prior = iw.IsotropicGaussian(1.0)
+    found = iw.fisher_iw(
+        task,
+        params,
+        prior,
+        beta=BETA,
+        key=KEY,
+        curvature=iw.hessian,
+        policy="abs",
+        by_tensor=True,
+    )
+    values, V = np.linalg.eigh(np.asarray(iw.curvature.to_dense(iw.hessian(task, params))))
+    assert values.min() < -1
+    s = np.abs(values) / BETA
+    share = 0.5 * (V**2) @ (np.log1p(s) - s / (1 + s)) + 0.5 * flat(params) ** 2
+    start = 0
+    for name, leaf in trees.by_name(params).items():
+        exact = share[start : start + leaf.size].sum()
+        np.testing.assert_allclose(found.tensors[name].value, exact, rtol=1e-8)
+        start += leaf.size
 
 
 def test_contributions_are_unbiased_where_products_are_few():

@@ -22,8 +22,8 @@ def linear():
         prior,
         betas=BETAS,
         key=jax.random.key(0),
-        num_chains=256,
-        num_temperatures=300,
+        num_chains=512,
+        num_temperatures=600,
         num_leapfrog=10,
     )
     return world, prior, found
@@ -61,6 +61,43 @@ def test_annealed_weights_meet_it_too(linear):
     z = (found.ais.value - _truth(world, prior, BETAS)[0]) / found.ais.stderr
     assert np.all(np.abs(z) < 4)
     assert np.all(found.ais_sample_size > 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_intervals_cover_where_chains_lag_behind_their_rungs(condition):
+    """Twenty weights of very different stiffness, sixteen chains: both sums are biased."""
+    Q, spread = oracles.haar_orthogonal(1, 20), np.geomspace(1, condition, 20) ** 0.5
+    x = (Q * spread) @ Q.T
+    world = oracles.LinearWorld(x, x @ np.random.default_rng(2).normal(size=20), 0.5)
+    exact = world.free_energy(np.zeros(20), np.eye(20), 0.3)
+    held = []
+    for seed in range(40):
+        found = iw.gibbs_iw(
+            world.task,
+            jnp.zeros(20),
+            iw.IsotropicGaussian(1.0),
+            betas=[0.3],
+            key=jax.random.key(seed),
+        )
+        lower, upper = found.lagrangian.interval()
+        held.append(lower[0] <= exact <= upper[0])
+    assert np.mean(held) > 0.85
+
+
+def test_a_loss_that_never_varies_is_known(linear):
+    world, prior, _ = linear
+    task = iw.Task(
+        oracles.linear,
+        iw.GaussianLikelihood(1.0),
+        world.task.inputs,
+        world.task.targets,
+        jnp.zeros(len(world.y)),
+    )
+    found = iw.gibbs_iw(task, jnp.zeros(3), prior, betas=[1.0], key=jax.random.key(0))
+    assert found.mixed[0]
+    assert found.nats.value[0] == 0
+    assert found.lagrangian.interval() == (0, 0)
 
 
 def test_no_code_is_better(linear):
@@ -183,7 +220,7 @@ def test_a_stopped_climb_goes_on_to_the_same_numbers(linear):
         ({"betas": [1.0, -1.0]}, "betas must be positive and finite, got -1"),
         ({"betas": 1.0}, "betas must be a vector of different numbers"),
         ({"betas": [1.0, 1.0]}, "betas must be a vector of different numbers"),
-        ({"num_chains": 1}, "num_chains must be an integer of at least 2, got 1"),
+        ({"num_chains": 1}, "num_chains must be an integer of at least 4, got 1"),
         ({"num_held": 2}, "num_held must be an integer of at least 4, got 2"),
         ({"num_temperatures": 0}, "num_temperatures must be an integer of at least 1, got 0"),
         ({"num_leapfrog": 0}, "num_leapfrog must be an integer of at least 1, got 0"),

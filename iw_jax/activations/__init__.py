@@ -1,0 +1,6 @@
+"""Information in the activations."""
+
+from iw_jax.activations.effective import EffectiveInformation as EffectiveInformation
+from iw_jax.activations.effective import effective_information as effective_information
+from iw_jax.activations.emergence import emergence_bounds as emergence_bounds
+from iw_jax.activations.emergence import multiplicative_information as multiplicative_information
