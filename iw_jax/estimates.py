@@ -39,7 +39,8 @@ class Estimate:
     def exact(value: Any, cost: Any = 0) -> "Estimate":
         """What was computed without sampling or truncation."""
         zero = jnp.zeros_like(jnp.asarray(value, dtype=float))
-        return Estimate(value, zero, jnp.full_like(zero, jnp.inf), value, value, cost, zero == 0)
+        known = jnp.isfinite(jnp.asarray(value))
+        return Estimate(value, zero, jnp.full_like(zero, jnp.inf), value, value, cost, known)
 
     @staticmethod
     def mean_of(samples: Any) -> "Estimate":

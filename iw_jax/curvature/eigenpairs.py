@@ -15,6 +15,9 @@ from iw_jax.trees import PyTree
 # `converged` means a residual of at most this part of the largest eigenvalue.
 _CONVERGED = 1e-3
 
+# Ritz values are rounded by a few eps of the largest.
+_ROUNDING = 10.0
+
 
 @trees.record
 class Eigenpairs:
@@ -69,7 +72,7 @@ def top_eigenpairs(
 
     space = state.space
     outside = krylov.project_out(state.residuals, space, state.spent)
-    matrix, gram = quadrature.widened(space.matrix, krylov.gram(outside))
+    matrix, gram, unit = quadrature.widened(space.matrix, *krylov.scaled_gram(outside))
     dense.require_finite(matrix)
     xp = trees.namespace(matrix)
     theta, rotation = xp.linalg.eigh(matrix)
@@ -79,8 +82,17 @@ def top_eigenpairs(
     order = xp.argsort(xp.where(real, -theta, np.inf))[:num_pairs]
     theta, rotation = theta[order], rotation[:, order]
     last = rotation[-plan.block :]
-    residuals = xp.sqrt(xp.maximum(xp.einsum("ik,ij,jk->k", last, gram, last), 0))
+    residuals = unit * xp.sqrt(xp.maximum(xp.einsum("ik,ij,jk->k", last, gram, last), 0))
+    rounding = _ROUNDING * float(np.finfo(A.dtype).eps) * xp.max(xp.abs(theta))
     converged = residuals <= _CONVERGED * xp.max(xp.abs(theta))
     zero = 0 * theta
-    values = Estimate(theta, zero, zero + np.inf, theta, theta + residuals, plan.cost, converged)
+    values = Estimate(
+        theta,
+        zero,
+        zero + np.inf,
+        theta - rounding,
+        theta + residuals + rounding,
+        plan.cost,
+        converged,
+    )
     return Eigenpairs(values, A.unflatten(krylov.combine(rotation.T, space)), residuals)

@@ -290,10 +290,11 @@ def finish(state: Growth) -> measure.SpectralMeasure:
     filled, head, size = state.spent, state.head, state.space.basis.shape[1]
     outside = krylov.project_out(state.residuals, state.space, filled)
     space, probes = state.space, state.probes
-    arrays: Any = krylov.gram(outside), space.matrix, probes, krylov.present(space)
+    arrays: Any = *krylov.scaled_gram(outside), space.matrix, probes, krylov.present(space)
     if trees.is_concrete((space, probes)):  # on the host, where a slice is not compiled
         arrays = map(np.asarray, arrays)
-    gram, matrix, probes, present = arrays
+    gram, unit, matrix, probes, present = arrays
+    gram, unit = quadrature.widened(gram, unit)
     matrix, probes, present = matrix[:filled, :filled], probes[:, :filled], present[:filled]
     early, owners = _first_halves(state.strands), _last_rows(state.strands)
     rule, vectors = quadrature.gauss(matrix, probes, present, head)
@@ -303,7 +304,7 @@ def finish(state: Growth) -> measure.SpectralMeasure:
         present,
         head,
         eigen=(rule.nodes, vectors),
-        residual_gram=gram,
+        residual_gram=gram * unit**2,
         owners=owners,
         resolution=float(np.finfo(matrix.dtype).eps),
     )
@@ -395,7 +396,7 @@ def _begin(A: Operator, state: Growth, strand: Strand) -> Growth:
     if not strand.is_head:
         start = krylov.project_out(start, state.space, state.head)
         norms = jnp.linalg.norm(start, axis=1, keepdims=True)
-        start = start * (jnp.sqrt(size - state.rank) / norms)
+        start = start * (jnp.sqrt(size - state.rank) / jnp.where(norms > 0, norms, 1))
     negligible = 10 * float(np.finfo(A.dtype).eps) * math.sqrt(size)
     space, residual = _multiply(A, state.space, start, negligible, strand.depth)
     probes = state.probes

@@ -119,7 +119,9 @@ def orthonormalise(
 
 
 def _lengths(block: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(block**2, axis=1, keepdims=True))
+    """Norms of the rows, (b, 1), by their largest entries: squares may leave the floats."""
+    unit = jnp.max(jnp.abs(block), axis=1, keepdims=True)
+    return unit * jnp.sqrt(jnp.sum((block / jnp.where(unit > 0, unit, 1)) ** 2, 1, keepdims=True))
 
 
 def _whiten(block: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -174,6 +176,14 @@ def gram(vectors: jax.Array) -> jax.Array:
     rows = len(vectors)
     padded = jnp.pad(vectors, ((0, max(4 - rows, 0)), (0, 0)))
     return dot(padded, padded.T)[:rows, :rows]
+
+
+@jax.jit
+def scaled_gram(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`gram` of vectors/unit, and the unit, their largest entry: squares may leave the floats."""
+    unit = jnp.max(jnp.abs(vectors), initial=0)
+    unit = jnp.where(unit > 0, unit, 1)
+    return gram(vectors / unit), unit
 
 
 @jax.jit

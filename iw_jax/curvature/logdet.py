@@ -3,6 +3,7 @@
 Differentiable in what A is made of.
 """
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 from iw_jax import checks, trees
 from iw_jax.curvature import dense, gram, growing, krylov, measure, nystrom
 from iw_jax.curvature.growing import Plan
+from iw_jax.curvature.measure import SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
 
 METHODS = ("auto", "dense", "gram", "krylov", "nystrom", "slq")
+
+# Half-widths of 95 % intervals of a normal law.
+_NORMAL = 1.96
 
 # Vectors a block product in the backward pass: few enough that activations stay small.
 _BLOCK = 16
@@ -56,12 +61,16 @@ def logdet(
       num_matvecs: products allowed.
       method: one of the above.
       rtol: "krylov" stops when the 95 % half-width is at most rtol * value + atol; 0 to spend all,
-        as is done under `jit`, where a plan is fixed beforehand.
+        as is done under `jit`, where a plan is fixed beforehand. With every method `converged` says
+        whether the half-width came to that.
       atol: see `rtol`; nats.
       policy: what negative eigenvalues mean: "error", "clip" or "abs"; see `SpectralMeasure`.
 
     Returns:
       Estimate of the shape of c; nats.
+
+    Warns:
+      UserWarning: of negative curvature, and how much, where `policy` lets it pass (not traced).
 
     Raises:
       ValueError: for an unknown method; for "nystrom" with another policy than "error"; unless
@@ -75,33 +84,73 @@ def logdet(
     measure.require_policy(policy)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if not (0 <= rtol < np.inf and 0 <= atol < np.inf):
+        raise ValueError(f"rtol and atol must be finite and not negative, got {rtol} and {atol}")
+    if method == "nystrom" and policy != "error":
+        raise ValueError(f"policy must be 'error' with method 'nystrom', got {policy!r}")
     if method == "auto":
         method = _best(A, num_matvecs)
-    if method == "gram":
-        return gram.gram_measure(A, policy=policy).logdet(c)
+    found = _by_method(A, c, key, num_matvecs, method, rtol, atol, policy)
+    return _judged(found, rtol, atol) if rtol or atol else found
+
+
+def _by_method(
+    A: Operator,
+    c: Any,
+    key: jax.Array,
+    num_matvecs: int,
+    method: str,
+    rtol: float,
+    atol: float,
+    policy: str,
+) -> Estimate:
     if method == "nystrom":
-        if policy != "error":
-            raise ValueError(f"policy must be 'error' with method 'nystrom', got {policy!r}")
         return nystrom.nystrom_logdet(A, c=c, key=key, num_matvecs=num_matvecs)
+    if method == "gram":
+        return _reported(gram.gram_measure(A, policy=policy)).logdet(c)
     if trees.is_concrete((A, c, key)):
         if method == "dense":
-            return dense.dense_measure(A, policy=policy).logdet(c)
-        options = {"plan": _slq_plan(num_matvecs)} if method == "slq" else {"c": c}
+            return _reported(dense.dense_measure(A, policy=policy)).logdet(c)
+        options: dict[str, Any] = {"c": c, "rtol": rtol, "atol": atol}
+        if method == "slq":
+            options = {"plan": _slq_plan(num_matvecs)}
         measured = growing.spectral_measure(
             A,
             key=key,
             num_matvecs=num_matvecs,
-            rtol=rtol,
-            atol=atol,
             quantities=("logdet",),
             policy=policy,
             **options,
         )
-        return measured.logdet(c)
+        return _reported(measured).logdet(c)
     plan = _slq_plan(num_matvecs) if method == "slq" else growing.default_plan(num_matvecs)
     if method == "dense":
         plan = Plan(A.size, 1, 0, 0)
     return _traced(A, jnp.asarray(c, float), key, plan, policy)
+
+
+def _reported(measured: SpectralMeasure) -> SpectralMeasure:
+    """The measure; a warning says what negative curvature it has, where a policy lets it pass."""
+    if measured.policy != "error" and trees.is_concrete(measured):
+        mass = float(measured.negative_trace.value)
+        if mass < -float(measured.tolerance):
+            warnings.warn(
+                f"negative curvature: its eigenvalues sum to {mass:.4g} (smallest "
+                f"{float(measured.smallest):.4g}, largest {float(measured.largest):.4g}); "
+                f"policy={measured.policy!r} decides what they count for",
+                stacklevel=4,
+            )
+    return measured
+
+
+def _judged(found: Estimate, rtol: float, atol: float) -> Estimate:
+    """Converged only where the 95 % half-width meets the tolerance, under `jit` too."""
+    t = _NORMAL + (_NORMAL**3 + _NORMAL) / (4 * jnp.maximum(jnp.asarray(found.dof), 1))  # Student
+    reach = jnp.where(jnp.asarray(found.stderr) > 0, t * found.stderr, found.stderr)
+    half = (found.bracket_upper - found.bracket_lower) / 2 + reach
+    return trees.replace(
+        found, converged=found.converged & (half <= rtol * jnp.abs(found.value) + atol)
+    )
 
 
 def _best(A: Operator, num_matvecs: int) -> str:

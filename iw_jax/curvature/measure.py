@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from iw_jax import checks, trees
@@ -25,6 +26,9 @@ _ROUNDING = 50.0
 
 # Where |B|² and (tr B)²/d agree to this part, B is a multiple of the identity.
 _EQUAL = 1e-12
+
+# Rounding of an exact measure is told where it is more than this part of the value.
+_CLOSED = 1e-4
 
 # An estimate counts as converged where truncation leaves less than this part of it open.
 OPEN = 0.01
@@ -231,6 +235,7 @@ class SpectralMeasure:
         def at(nodes: Array) -> Array:
             xp = namespace(c, nodes)
             prices = xp.asarray(c, *([np.float64] if xp is np else []))
+            prices = xp.where((prices > 0) & xp.isfinite(prices), prices, np.nan)  # traced ones
             s = prices[..., None] * nodes
             return f(xp.abs(s) if self.policy == "abs" else xp.maximum(s, least))
 
@@ -244,9 +249,10 @@ class SpectralMeasure:
         probes = self.gauss.probes.shape[0]
         low, high = lower.mean(-1), upper.mean(-1)
         middle, zero = (low + high) / 2, 0 * low
-        if self.ended != "exact":
-            rounding = self._rounding(f)
-            low, high = low - rounding, high + rounding
+        rounding = self._rounding(f)
+        if self.ended == "exact":  # closed, but where rounding is all that is left of small nodes
+            rounding = xp.where(rounding > _CLOSED * xp.abs(middle), rounding, 0)
+        low, high = low - rounding, high + rounding
         converged = (high - low) / 2 <= OPEN * xp.abs(middle)
         if self.policy == "error":
             converged = converged & (self.smallest >= -self.tolerance)
@@ -299,7 +305,7 @@ class SpectralMeasure:
         the floor knows it. (A Ritz value in a gap of the spectrum would be mistaken for an
         eigenvalue by an f with a peak there.)
         """
-        dimension = self.size - self.rank
+        dimension = namespace(self).maximum(self.size - self.rank, 1)  # 0 where all is deflated
         spreads, ratios = [], []
         for rule in (self.gauss, self.radau):
             values, weights = f(rule.nodes), rule.probes.mean(0)
@@ -385,6 +391,11 @@ def require_sound(measure: SpectralMeasure) -> SpectralMeasure:
     """
     if not trees.is_concrete(measure):
         return measure
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves((measure.gauss, measure.radau))):
+        raise ValueError(
+            "the nodes and weights of a measure must be finite, got NaN or inf: the operator's "
+            "entries leave the range of its type"
+        )
     if measure.policy == "error" and measure.smallest < -measure.tolerance:
         raise ValueError(
             "A must be positive semi-definite with policy='error', got an eigenvalue estimate of "

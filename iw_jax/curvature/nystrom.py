@@ -117,7 +117,7 @@ def sketch(A: Operator, key: jax.Array, rank: int) -> tuple[jax.Array, jax.Array
     """
     omega = jnp.linalg.qr(jax.random.normal(key, (A.size, rank), A.dtype))[0].T
     products = A.flat_block(omega)
-    dense.require_finite(products)
+    require_room(dense.require_finite(products))
     eps, tiny = jnp.finfo(A.dtype).eps, jnp.finfo(A.dtype).tiny
     shift = jnp.maximum(math.sqrt(A.size) * eps * jnp.linalg.norm(products), math.sqrt(tiny))
     products = products + shift * omega
@@ -128,6 +128,21 @@ def sketch(A: Operator, key: jax.Array, rank: int) -> tuple[jax.Array, jax.Array
     half = jax.scipy.linalg.solve_triangular(factor, products, lower=True)  # Â + ν = half'half
     left, singular, _ = jnp.linalg.svd(half.T, full_matrices=False)
     return left.T, jnp.maximum(singular**2 - shift, 0)
+
+
+def require_room(products: jax.Array) -> None:
+    """Raises where products are so small that the shift, the root of the smallest number, is not.
+
+    Traced ones pass.
+    """
+    if namespace(products) is not np:
+        return
+    largest, least = float(np.abs(products).max()), math.sqrt(float(jnp.finfo(products.dtype).tiny))
+    if 0 < largest < 1e4 * least:
+        raise ValueError(
+            f"products A v must be larger than {1e4 * least:.0e} or 0 in {products.dtype}, got "
+            f"{largest:.1e}: their squares leave its range; measure 2.0**40 * A with c / 2.0**40"
+        )
 
 
 def residual_norm(A: Operator, key: jax.Array, vectors: jax.Array, values: jax.Array) -> float:

@@ -199,7 +199,7 @@ class Operator:
         if not np.all(np.isfinite(first)):
             raise ValueError("products A v must be finite, got NaN or inf")
         scale = np.linalg.norm(first) + np.finfo(np.float64).tiny
-        eps = float(np.finfo(self.dtype).eps)
+        eps = max(float(jnp.finfo(dtype).eps) for dtype in self.structure.dtypes)
         allowed = 100 * eps if rtol is None else rtol
         change = np.linalg.norm(first - again) / scale
         if change > allowed:

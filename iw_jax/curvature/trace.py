@@ -100,15 +100,15 @@ def _hutchinson(A: Operator, key: jax.Array, count: int) -> Estimate:
     |r|² averages over all directions, so that it is known far better than the spread of z'Az tells:
     with count (tr C²)²/tr C⁴ degrees of freedom, C = A - tr A/n, and tr C⁴ = E (r_i'r_j)², i ≠ j.
     """
-    values, gram = _forms(A, key, count)
+    values, gram, unit = _forms(A, key, count)
     dense.require_finite(values)
-    values, gram = widened(values, jax.lax.stop_gradient(gram))
+    values, gram, unit = widened(values, *jax.lax.stop_gradient((gram, unit)))
     xp = namespace(values)
     square = xp.trace(gram) / count
     cosines = gram / xp.where(square > 0, square, 1)  # fourth powers may leave the floats
     fourth = (xp.sum(cosines**2) - xp.sum(xp.diagonal(cosines) ** 2)) / (count * (count - 1))
     dof = count / xp.where(fourth > 0, xp.minimum(fourth, 1), 1)
-    return _estimate(A, values.mean(), 2 * square / count, dof, 0.0, count)
+    return _estimate(A, values.mean(), 2 * square * unit**2 / count, dof, 0.0, count)
 
 
 def _xtrace(A: Operator, key: jax.Array, count: int) -> Estimate:
@@ -227,13 +227,13 @@ def _probes(A: Operator, key: jax.Array, count: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="count")
-def _forms(A: Operator, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """z'Az, (k,), and the Gram matrix (k, k) of the residuals r."""
+def _forms(A: Operator, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """z'Az, (k,), the Gram matrix (k, k) of the residuals r in some unit, and that unit."""
     Z = _probes(A, key, count)
     Y = A.flat_block(Z)
     values = jnp.sum(Z * Y, axis=1)
     r = Y - values[:, None] / A.size * Z
-    return values, krylov.gram(r)
+    return values, *krylov.scaled_gram(r)
 
 
 @partial(jax.jit, static_argnames="count")
