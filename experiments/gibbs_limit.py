@@ -85,14 +85,15 @@ class Config:
 
 PRESETS = {
     "quick": Config(
-        num_examples=100,
-        widths=(5,),
-        betas=(1.0, 3.0, 10.0),
-        codes=("isotropic", "diagonal"),
-        num_temperatures=240,
+        num_examples=60,
+        widths=(4,),
+        betas=(1.0, 10.0),
+        codes=("diagonal",),
+        num_temperatures=180,
+        num_held=20,
         num_steps=300,
         learning_rate=0.05,
-        batch_size=100,
+        batch_size=60,
         num_draws=16,
     ),
     "default": Config(),

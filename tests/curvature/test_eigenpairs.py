@@ -11,7 +11,7 @@ from tests.curvature.known_spectra import NETWORK_LIKE, matrix, operator
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("spectrum", "pairs", "allowed"),
     [

@@ -199,7 +199,9 @@ def coverage(estimates, truth):
     return np.mean((lower <= truth) & (truth <= upper))
 
 
-@pytest.mark.parametrize("case", ["few above", "many above", "power law"])
+@pytest.mark.parametrize(
+    "case", ["few above", pytest.param("many above", marks=pytest.mark.slow), "power law"]
+)
 @pytest.mark.parametrize(
     ("seeds", "least"), [(120, 0.88), pytest.param(800, 0.925, marks=pytest.mark.slow)]
 )
@@ -265,8 +267,15 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize(("spectrum", "options"), ASKED.values(), ids=ASKED)
-def test_intervals_cover_where_the_measure_decides_when_to_stop(spectrum, options):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("decades", "few above") else name
+        for name in ASKED
+    ],
+)
+def test_intervals_cover_where_the_measure_decides_when_to_stop(asked):
+    spectrum, options = ASKED[asked]
     A, c, runs = operator(spectrum), options["c"], 60
     held = dict.fromkeys(QUANTITIES, 0)
     for seed in range(runs):

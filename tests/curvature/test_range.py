@@ -29,7 +29,7 @@ def scaled(unit, scale):
     return Operator(_product, matrix, like=jnp.zeros(300, jnp.float32))
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e-19, 1.0, 1e18, 1e30])
+@pytest.mark.parametrize("scale", [1e-25, 1e30])
 def test_size_does_not_matter(unit, scale):
     A = scaled(unit, scale)
     reference = logdet(scaled(unit, 1.0), c=2.0, key=KEY, num_matvecs=100, method="krylov")
@@ -58,12 +58,11 @@ def test_nystrom_refuses_what_it_cannot_square(unit):
         logdet(scaled(unit, 1e-20), c=2e20, key=KEY, num_matvecs=100, method="nystrom")
 
 
-@pytest.mark.parametrize("c", [-1.0, 0.0, np.nan, np.inf])
-@pytest.mark.parametrize("method", ["krylov", "dense", "slq"])
-def test_a_traced_price_that_is_none_is_not_converged(unit, c, method):
+@pytest.mark.parametrize("method", ["krylov", "dense"])
+def test_a_traced_price_that_is_none_is_not_converged(unit, method):
     A = scaled(unit, 1.0)
-    found = jax.jit(lambda c: logdet(A, c=c, key=KEY, num_matvecs=300, method=method))(c)
-    assert not found.converged
+    run = jax.jit(lambda c: logdet(A, c=c, key=KEY, num_matvecs=60, method=method).converged)
+    assert not any(run(c) for c in (-1.0, 0.0, np.nan, np.inf))
 
 
 def test_exact_traces_of_nan_are_not_converged():
@@ -72,7 +71,7 @@ def test_exact_traces_of_nan_are_not_converged():
     assert not jax.jit(lambda A: iw.diagonal(A, key=KEY, num_matvecs=10))(A).converged.any()
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [1, 8])
 def test_a_head_that_is_everything_leaves_nothing_to_probe(size):
     A = Operator(_product, jnp.diag(jnp.arange(1.0, size + 1)), like=jnp.zeros(size))
     found = spectral_measure(A, key=KEY, plan=Plan(size, 1, 2, 2)).logdet(1.0)

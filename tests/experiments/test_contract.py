@@ -16,6 +16,9 @@ from experiments.common.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
+# Of the experiments that are beta_sweep with other targets one quick run a suite is enough.
+ALIKE = ("beta_by_samples", "corruption")
+RUN = [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.
 MAY_BE_NAN = ("fisher_",)
@@ -85,7 +88,7 @@ def test_the_help_names_every_setting_with_its_meaning(name, command_line):
         assert re.search(rf"--{setting.replace('_', '-')}\b", text), setting
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_a_quick_run_passes_its_own_checks_and_leaves_its_files(name, quick):
     _, config, _, folder = quick(name)
     assert {p.name for p in folder.path.iterdir()} == FILES
@@ -97,7 +100,7 @@ def test_a_quick_run_passes_its_own_checks_and_leaves_its_files(name, quick):
     assert {"command", "devices", "versions", "git", "seconds", "data"} <= set(manifest)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_the_summary_is_strict_json(name, quick):
     def forbid(constant):
         pytest.fail(f"{constant} is not JSON")
@@ -107,7 +110,7 @@ def test_the_summary_is_strict_json(name, quick):
         json.loads((folder.path / file).read_text(), parse_constant=forbid)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_the_table_is_tidy(name, quick):
     _, config, _, folder = quick(name)
     rows = folder.read_rows("metrics.csv")
@@ -128,7 +131,7 @@ def test_the_table_is_tidy(name, quick):
             assert all(0 <= row[column] <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_a_finished_run_is_not_repeated(name, quick, monkeypatch):
     module, config, options, folder = quick(name)
     before = {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir()}
@@ -138,7 +141,7 @@ def test_a_finished_run_is_not_repeated(name, quick, monkeypatch):
     assert {p.name: p.stat().st_mtime_ns for p in folder.path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_the_report_shows_table_checks_and_paths(name, quick, capsys):
     module, _, _, folder = quick(name)
     command.report(module, folder)
