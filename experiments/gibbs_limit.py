@@ -409,6 +409,8 @@ def plot(rows: Rows, config: Config) -> Any:
         line[2].set_ylabel("E$_Q$[L] (nats)")
         for axis in line:
             axis.set_xscale("log")
+            if axis is not line[2]:
+                axis.set_yscale("symlog", linthresh=10)
             axis.set_ylim(bottom=0)
     for axis in axes[1]:
         axis.set_xlabel("β (nats of loss a nat of weights)")
