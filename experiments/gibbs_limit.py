@@ -10,6 +10,7 @@ Default: digits, about 6 minutes on 2 CPU cores. Paper: Achille, Paolini & Soatt
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -170,20 +171,13 @@ def _gibbs(
             num_leapfrog=config.num_leapfrog,
             callback=lambda state: show(min(int(state.rung), rungs)),
         )
-    columns = {
-        "lagrangian": found.lagrangian,
-        "kl": found.nats,
-        "loss": found.loss,
-    }
-    ends = {name: estimate.interval() for name, estimate in columns.items()}
+    columns = _columns(found.lagrangian, found.nats, found.loss)
     return [
         {
             "labels": kind,
             "code": "gibbs",
             "beta": beta,
-            **{f"{name}_nats": float(e.value[i]) for name, e in columns.items()},
-            **{f"{name}_lower_nats": float(low[i]) for name, (low, _) in ends.items()},
-            **{f"{name}_upper_nats": float(high[i]) for name, (_, high) in ends.items()},
+            **columns(i),
             "lagrangian_ais_nats": float(found.ais.value[i]),
             "rhat": float(found.rhat[i]),
             "sample_size": float(found.sample_size[i]),
@@ -226,29 +220,26 @@ def _trained(
         stage=family,
     )
     cost = jax.tree.map(np.asarray, result.lagrangian)
-    lower, upper = cost.value.interval()
+    columns = _columns(cost.value, cost.kl, cost.loss)
+    none = dict.fromkeys(("lagrangian_ais_nats", "rhat", "sample_size", "acceptance", "mixed"), "")
     rows = []
     for t, b in np.ndindex(len(KINDS), len(config.betas)):
         best = t, b, int(cost.value.value[t, b].argmin())
-        rows.append(
-            {
-                "labels": KINDS[t],
-                "code": family,
-                "beta": config.betas[b],
-                "lagrangian_nats": float(cost.value.value[best]),
-                "kl_nats": float(cost.kl.value[best]),
-                "loss_nats": float(cost.loss.value[best]),
-                "lagrangian_lower_nats": float(lower[best]),
-                "kl_lower_nats": float(cost.kl.value[best]),
-                "loss_lower_nats": float(cost.loss.interval()[0][best]),
-                "lagrangian_upper_nats": float(upper[best]),
-                "kl_upper_nats": float(cost.kl.value[best]),
-                "loss_upper_nats": float(cost.loss.interval()[1][best]),
-                **dict.fromkeys(("lagrangian_ais_nats", "rhat", "sample_size", "acceptance"), ""),
-                "mixed": "",
-            }
-        )
+        cell = {"labels": KINDS[t], "code": family, "beta": config.betas[b]}
+        rows.append({**cell, **columns(best), **none})
     return rows
+
+
+def _columns(
+    lagrangian: iw.Estimate, kl: iw.Estimate, loss: iw.Estimate
+) -> Callable[[Any], dict[str, float]]:
+    """index -> value and ends of the 95 % interval of each, by the names of the table."""
+    estimates = {"lagrangian": lagrangian, "kl": kl, "loss": loss}
+    parts = {f"{name}_nats": estimate.value for name, estimate in estimates.items()}
+    ends = {name: estimate.interval() for name, estimate in estimates.items()}
+    parts |= {f"{name}_lower_nats": lower for name, (lower, _) in ends.items()}
+    parts |= {f"{name}_upper_nats": upper for name, (_, upper) in ends.items()}
+    return lambda at: {name: float(values[at]) for name, values in parts.items()}
 
 
 # ------------------------------------------------------------------------ what the table says

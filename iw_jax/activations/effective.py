@@ -23,7 +23,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from iw_jax import checks, trees
-from iw_jax.codes.gaussian import IsotropicGaussian
+from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature import krylov
 from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.nystrom import sketch
@@ -140,8 +140,7 @@ def effective_information(
     checks.at_least("num_matvecs", num_matvecs, 1)
     if not output_noise >= 0:
         raise ValueError(f"output_noise must not be negative, got {output_noise}")
-    if not isinstance(prior, IsotropicGaussian):
-        raise TypeError(f"prior must be an IsotropicGaussian, got {type(prior).__name__}")
+    require_isotropic(prior)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
     A = ggn(task, params, batch_size=batch_size).congruence(scales)
     shape = jax.eval_shape(layer_fn, params, inputs)

@@ -199,6 +199,15 @@ def require_gaussian(prior: Any) -> None:
         )
 
 
+def require_isotropic(prior: Any) -> None:
+    """Raises TypeError unless `prior` is an `IsotropicGaussian`, as curvature codes need."""
+    if not isinstance(prior, IsotropicGaussian):
+        raise TypeError(
+            "prior must be an IsotropicGaussian (one scale, or one a layer), got "
+            f"{type(prior).__name__}; `minimize` measures codes under other priors"
+        )
+
+
 def units(prior: Any, like: PyTree) -> tuple[PyTree, PyTree]:
     """Mean and log scale of a Gaussian prior, over the tree `like`."""
     require_gaussian(prior)

@@ -6,6 +6,7 @@ E_l keeps the weights of tensor l. With f = h², h(A) on the space S of all prod
     z'h(A) E_l h(A)z ≈ (h(T)p)' M_l (h(T)p),    M_l = S E_l S',    Σ_l M_l = I
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from iw_jax import trees
 from iw_jax.curvature import krylov
 from iw_jax.curvature.dense import require_finite, to_dense
-from iw_jax.curvature.growing import Growth
+from iw_jax.curvature.growing import Growth, spectral_measure
+from iw_jax.curvature.measure import SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.curvature.quadrature import widened
 from iw_jax.estimates import Estimate
@@ -62,6 +64,27 @@ class LayerTraces:
             return trees.replace(mean, cost=self.cost)
 
         return {name: of(part) for name, part in self.parts.items()}
+
+
+def spectral_measure_by_tensor(
+    A: Operator, *, callback: Callable[[Growth], None] | None = None, **options: Any
+) -> tuple[SpectralMeasure, LayerTraces]:
+    """`spectral_measure`, and what each tensor contributes to it; not under `jit`.
+
+    Args:
+      A: a symmetric operator.
+      callback: as for `spectral_measure`.
+      **options: as for `spectral_measure`.
+    """
+    last: collections.deque[Growth] = collections.deque(maxlen=1)
+
+    def keep(state: Growth) -> None:
+        last.append(state)
+        if callback is not None:
+            callback(state)
+
+    spectrum = spectral_measure(A, callback=keep, **options)
+    return spectrum, layer_traces(A, last[0] if last else None)
 
 
 def _places(A: Operator) -> dict[str, slice]:

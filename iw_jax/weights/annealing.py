@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from iw_jax import trees
+from iw_jax import checks, trees
 from iw_jax.codes.gaussian import units
 from iw_jax.task import Task, nll
 from iw_jax.trees import PyTree
@@ -131,9 +131,13 @@ def pilot(
       num_leapfrog: leapfrog steps a transition.
 
     Raises:
-      ValueError: where a draw from the prior has a loss that is not finite.
+      ValueError: for counts out of range, or a loss that is not finite at draws from the prior.
       RuntimeError: where L spreads so much that no ladder of reasonable length reaches the top.
     """
+    checks.at_least("num_chains", num_chains, 4)
+    checks.at_least("num_temperatures", num_temperatures, 1)
+    checks.at_least("num_held", num_held, 4)
+    checks.at_least("num_leapfrog", num_leapfrog, 1)
     first, key = jax.random.split(key)
     positions = potential.draw(first, num_chains)
     longest, top = _LONGEST / num_leapfrog, float(1 / betas.min())

@@ -8,7 +8,6 @@ C* = L(w*) + (β/2) [ |w*-m|²/λ² + log det(I + λ²H/β) ] has one minimum in
 with S = Λ^½HΛ^½/β and E_l the weights of layer l.
 """
 
-import collections
 from collections.abc import Callable
 
 import jax
@@ -17,10 +16,10 @@ import numpy as np
 from scipy import optimize
 
 from iw_jax import checks, trees
-from iw_jax.codes.gaussian import IsotropicGaussian
+from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature.curvatures import ggn
-from iw_jax.curvature.growing import Growth, spectral_measure
-from iw_jax.curvature.layers import layer_traces
+from iw_jax.curvature.growing import spectral_measure
+from iw_jax.curvature.layers import spectral_measure_by_tensor
 from iw_jax.curvature.measure import QUANTITIES
 from iw_jax.curvature.operators import Operator
 from iw_jax.task import Task
@@ -72,8 +71,7 @@ def empirical_bayes(
     checks.positive("beta", beta)
     checks.positive("rtol", rtol)
     checks.key("key", key)
-    if not isinstance(prior, IsotropicGaussian):
-        raise TypeError(f"prior must be an IsotropicGaussian, got {type(prior).__name__}")
+    require_isotropic(prior)
     A = curvature(task, params, batch_size=batch_size)
     moved = jax.tree.map(lambda w, m: jnp.sum((w - m) ** 2), params, prior.full_mean(params))
     owner, log_scales, rebuild = _groups(prior, params)
@@ -131,13 +129,10 @@ def _dimensions(
     A: Operator, key: jax.Array, num_matvecs: int, beta: float, owner: dict[str, int], count: int
 ) -> np.ndarray:
     """γ of every group of tensors, (count,); they sum to that of the whole."""
-    states: collections.deque[Growth] = collections.deque(maxlen=1)
-    spectrum = spectral_measure(A, key=key, num_matvecs=num_matvecs, callback=states.append)
-    traces = layer_traces(A, states[-1] if states else None).integrate(
-        lambda x: QUANTITIES["effective_dimension"](x.clip(0) / beta)
-    )
+    spectrum, traces = spectral_measure_by_tensor(A, key=key, num_matvecs=num_matvecs)
+    shares = traces.integrate(lambda x: QUANTITIES["effective_dimension"](x.clip(0) / beta))
     gamma = np.zeros(count)
-    for name, estimate in traces.items():
+    for name, estimate in shares.items():
         gamma[owner[name]] += float(estimate.value)
     total = gamma.sum()
     return gamma * float(spectrum.effective_dimension(1 / beta).value) / (total if total else 1)

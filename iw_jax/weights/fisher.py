@@ -8,7 +8,6 @@ curvature H of the SUMMED loss. With s_j = (λ²/β) h_j, the eigenvalues of Λ^
     C* = L(w*) + (β/2) (w*-m)' Λ^-1 (w*-m) + (β/2) Σ_j log(1 + s_j)
 """
 
-import collections
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.codes.gaussian import IsotropicGaussian
+from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.growing import Growth, spectral_measure
-from iw_jax.curvature.layers import LayerTraces, layer_traces
+from iw_jax.curvature.layers import LayerTraces, spectral_measure_by_tensor
 from iw_jax.curvature.measure import QUANTITIES, SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
@@ -114,11 +113,7 @@ def fisher_iw(
     """
     checks.positive("beta", beta)
     checks.key("key", key)
-    if not isinstance(prior, IsotropicGaussian):
-        raise TypeError(
-            "prior must be an IsotropicGaussian (one scale, or one a layer), got "
-            f"{type(prior).__name__}; `minimize` measures codes under other priors"
-        )
+    require_isotropic(prior)
     log_scale = prior.full_log_scale(params)
     operator = curvature(task, params, batch_size=batch_size)
     variance = jnp.ones(())
@@ -128,24 +123,21 @@ def fisher_iw(
         operator = operator.congruence(jax.tree.map(jnp.exp, log_scale))
     loss, distances = _loss_and_distances(task, params, prior, batch_size)
     distance = sum(distances.values())
-    states: collections.deque[Growth] = collections.deque(maxlen=1)
-
-    def keep(state: Growth) -> None:
-        states.append(state)
-        if callback is not None:
-            callback(state)
-
-    spectrum = spectral_measure(
-        operator,
-        key=key,
-        num_matvecs=num_matvecs,
-        c=variance / jnp.asarray(beta) if rtol else None,
-        rtol=rtol,
-        quantities=("information",),
-        policy=policy,
-        callback=keep if by_tensor else callback,
-        stored=stored,
-    )
+    options: dict[str, Any] = {
+        "key": key,
+        "num_matvecs": num_matvecs,
+        "c": variance / jnp.asarray(beta) if rtol else None,
+        "rtol": rtol,
+        "quantities": ("information",),
+        "policy": policy,
+        "callback": callback,
+        "stored": stored,
+    }
+    traces = None
+    if by_tensor:
+        spectrum, traces = spectral_measure_by_tensor(operator, **options)
+    else:
+        spectrum = spectral_measure(operator, **options)
 
     xp = namespace(beta, variance, distance, spectrum)
     beta, variance, distance, loss = (
@@ -153,10 +145,7 @@ def fisher_iw(
     )
     c = variance / beta
     volume = spectrum.information(c)
-    tensors = None
-    if by_tensor:
-        traces = layer_traces(operator, states[-1] if states else None)
-        tensors = _attribute(traces, c, volume, distances, policy)
+    tensors = _attribute(traces, c, volume, distances, policy) if traces is not None else None
     return FisherInformation(
         nats=_affine(volume, 1.0, distance),
         distance=distance,

@@ -116,8 +116,14 @@ def gibbs_iw(
     betas = _betas(betas)
     potential = _potential(task, params, prior, batch_size)
     finding, running = jax.random.split(key)
-    ladder = _ladder(
-        finding, potential, betas, num_chains, num_temperatures, num_held, num_leapfrog
+    ladder = annealing.pilot(
+        finding,
+        potential,
+        betas,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        num_held=num_held,
+        num_leapfrog=num_leapfrog,
     )
     begin = annealing.start(running, potential, ladder, num_chains)
     return _measure(annealing.climb(begin, potential, ladder, callback), ladder, prior, betas)
@@ -180,8 +186,14 @@ def simulated_bracket(
     targets = task.likelihood.sample_targets(labelling, outputs)
     potential = trees.replace(potential, task=trees.replace(task, targets=targets))
     betas = np.ones(1)
-    ladder = _ladder(
-        finding, potential, betas, num_chains, num_temperatures, num_held, num_leapfrog
+    ladder = annealing.pilot(
+        finding,
+        potential,
+        betas,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        num_held=num_held,
+        num_leapfrog=num_leapfrog,
     )
     begin = annealing.start(up, potential, ladder, num_chains)
     forward = _measure(annealing.climb(begin, potential, ladder), ladder, prior, betas)
@@ -204,30 +216,6 @@ def _betas(betas: Any) -> np.ndarray:
 def _potential(task: Task, params: PyTree, prior: Any, batch_size: int | None) -> Potential:
     check_task(task, params)
     return Potential.of(task, params, prior, batch_size)
-
-
-def _ladder(
-    key: jax.Array,
-    potential: Potential,
-    betas: np.ndarray,
-    num_chains: int,
-    num_temperatures: int,
-    num_held: int,
-    num_leapfrog: int,
-) -> Ladder:
-    checks.at_least("num_chains", num_chains, 4)
-    checks.at_least("num_temperatures", num_temperatures, 1)
-    checks.at_least("num_held", num_held, 4)
-    checks.at_least("num_leapfrog", num_leapfrog, 1)
-    return annealing.pilot(
-        key,
-        potential,
-        betas,
-        num_chains=num_chains,
-        num_temperatures=num_temperatures,
-        num_held=num_held,
-        num_leapfrog=num_leapfrog,
-    )
 
 
 def _measure(climbed: Climb, ladder: Ladder, prior: Any, betas: np.ndarray) -> GibbsInformation:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from iw_jax import checks, trees
-from iw_jax.codes.gaussian import IsotropicGaussian
+from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature import krylov, measure
 from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.nystrom import residual_norm, sketch
@@ -105,8 +105,7 @@ def sample_information(
     checks.at_least("num_matvecs", num_matvecs, 1)
     if np.ndim(beta) != 0:
         raise ValueError(f"beta must be a scalar, got shape {np.shape(beta)}")
-    if not isinstance(prior, IsotropicGaussian):
-        raise TypeError(f"prior must be an IsotropicGaussian, got {type(prior).__name__}")
+    require_isotropic(prior)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
     A = ggn(task, params, batch_size=batch_size).congruence(scales)  # in units of the prior
     sketching, testing = jax.random.split(key)
