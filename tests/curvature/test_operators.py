@@ -191,6 +191,19 @@ def test_chunks_do_not_change_the_product(curvature, batch_size):
 
 
 @pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
+def test_the_memory_of_a_chunked_product_does_not_grow_with_the_examples(curvature):
+    def temporary_bytes(num_examples, batch_size):
+        x, y = normal(10, num_examples, DIM), jnp.zeros(num_examples, int)
+        A = curvature(Task(mlp, Categorical(), x, y), MLP, batch_size=batch_size)
+        program = jax.jit(lambda A, v: A.flat_block(v)).lower(A, jnp.ones((4, A.size)))
+        return program.compile().memory_analysis().temp_size_in_bytes
+
+    few, many = temporary_bytes(100, 20), temporary_bytes(1600, 20)
+    assert many <= 1.1 * few
+    assert temporary_bytes(1600, None) > 4 * few  # what the chunks are for
+
+
+@pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
 def test_a_masked_example_does_not_count(curvature):
     task = task_of(Categorical())
     kept = np.flatnonzero(WEIGHTS)
