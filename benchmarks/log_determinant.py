@@ -1,7 +1,7 @@
 """log det(I + cA) at equal products: the spectral measure against matfree's Lanczos quadrature.
 
     python -m benchmarks.log_determinant    # all of it: hours on 2 cores
-    python -m benchmarks.log_determinant --seeds 40 --operators digits
+    python -m benchmarks.log_determinant --seeds 40 --operators digits --methods measure
 
 Writes docs/results/log_determinant/accuracy.csv and accuracy.png, prints the table and what came of
 the bounds that we set ourselves (see `_bounds`). Operators:
@@ -16,13 +16,13 @@ the bounds that we set ourselves (see `_bounds`). Operators:
 Eigenvalues are divided by the largest, so that c is c * largest. All methods start from vectors
 whose law does not change under rotations (matfree with its sphere sampler), so for the CNN, whose
 eigenvectors would fill the memory, the diagonal matrix of its eigenvalues stands for it: the error
-has the same law. Rows are over `--seeds` seeds; "c known", which grows by what it sees at one c and
-is log det only, over `--adaptive-seeds`.
+has the same law. Rows are over `--seeds` seeds; "c known", which grows by what it sees at one c,
+and "Nyström", which preconditions for one c, give log det only, over `--adaptive-seeds`.
 """
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,20 @@ from matfree import decomp, funm, stochtrace  # noqa: E402
 import iw_jax as iw  # noqa: E402
 from benchmarks import _bounds, _networks, _paired  # noqa: E402
 from iw_jax import data, nets  # noqa: E402
-from iw_jax.curvature import Operator, eigenvalues, gram_measure, logdet, spectral_measure  # noqa: E402
+from iw_jax.curvature import (  # noqa: E402
+    Operator,
+    eigenvalues,
+    gram_measure,
+    logdet,
+    nystrom_logdet,
+    spectral_measure,
+)
 
 RESULTS = Path("docs/results/log_determinant")
 GRID = 10.0 ** np.arange(0, 8)  # of c * largest eigenvalue
 BUDGETS = (240, 480)
 DEPTHS = (20, 40, 80)
+METHODS = ("matfree", "measure", "known", "nystrom")
 QUANTITIES = {
     "logdet": np.log1p,
     "effective_dimension": lambda s: s / (1 + s),
@@ -59,25 +67,32 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=400)
     parser.add_argument("--adaptive-seeds", type=int, default=100)
     parser.add_argument("--operators", nargs="*", default=list(OPERATORS), choices=list(OPERATORS))
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--data-dir", default=None)
     options = parser.parse_args()
+    keys = jax.random.split(jax.random.key(0), max(options.seeds, options.adaptive_seeds))
+    many, few = keys[: options.seeds], keys[: options.adaptive_seeds]
     for name in options.operators:
         matrix, spectrum = OPERATORS[name](options.data_dir)
-        rows = list(measure(name, matrix, spectrum, options.seeds, options.adaptive_seeds))
-        write(name, rows)
+        rows = list(measure(name, matrix, spectrum, options.methods, many, few))
+        write(rows)
         show(rows)
     _bounds.report(RESULTS / "accuracy.csv")
 
 
 def measure(
-    name: str, matrix: jax.Array, spectrum: np.ndarray, seeds: int, adaptive_seeds: int
+    name: str,
+    matrix: jax.Array,
+    spectrum: np.ndarray,
+    methods: Sequence[str],
+    many: jax.Array,
+    few: jax.Array,
 ) -> Iterator[Row]:
-    """Errors, coverage and half-widths of every method, budget and c."""
+    """Errors, coverage and half-widths of every method, budget and c, over many keys or few."""
     exact = {q: f(GRID[:, None] * spectrum).sum(-1) for q, f in QUANTITIES.items()}
     above = (GRID[:, None] * spectrum > 1).sum(-1)
     product = _matrix_product if matrix.ndim == 2 else _diagonal_product
     A = Operator(product, matrix, like=jnp.zeros(len(matrix)))
-    keys = jax.random.split(jax.random.key(0), seeds)
     for budget in BUDGETS:
         common = {"operator": name, "budget": budget}
 
@@ -102,14 +117,18 @@ def measure(
                     "half_width_over_rms": half[i] / rms[i],
                 }
 
-        for depth in DEPTHS:
-            runs = _matfree(matrix, keys, depth, budget // depth)
-            yield from cells(f"matfree, depth {depth}", "logdet", runs)
-        measured = _fixed(A, keys, budget)
-        for quantity in QUANTITIES:
-            yield from cells("iw_jax", quantity, measured[quantity])
-        if adaptive_seeds:
-            yield from cells("iw_jax, c known", "logdet", _known(A, keys[:adaptive_seeds], budget))
+        if "matfree" in methods:
+            for depth in DEPTHS:
+                runs = _matfree(matrix, many, depth, budget // depth)
+                yield from cells(f"matfree, depth {depth}", "logdet", runs)
+        if "measure" in methods:
+            measured = _fixed(A, many, budget)
+            for quantity in QUANTITIES:
+                yield from cells("iw_jax", quantity, measured[quantity])
+        if "known" in methods:
+            yield from cells("iw_jax, c known", "logdet", _known(A, few, budget))
+        if "nystrom" in methods:
+            yield from cells("iw_jax, Nyström", "logdet", _nystrom(A, few, budget))
 
 
 @partial(jax.jit, static_argnames=("depth", "probes"))
@@ -152,6 +171,18 @@ def _known(A: Operator, keys: jax.Array, budget: int) -> iw.Estimate:
     return jax.tree.map(
         lambda *x: np.stack(x).reshape(len(keys), len(GRID)), *[e for run in runs for e in run]
     )
+
+
+@partial(jax.jit, static_argnames="budget")
+def _nystrom(A: Operator, keys: jax.Array, budget: int) -> iw.Estimate:
+    """A Nyström sketch as preconditioner, for every c by itself."""
+
+    def one(cell: tuple[jax.Array, jax.Array]) -> iw.Estimate:
+        return nystrom_logdet(A, key=cell[0], c=cell[1], num_matvecs=budget)
+
+    cells = jnp.repeat(keys, len(GRID)), jnp.tile(jnp.asarray(GRID), len(keys))
+    runs = jax.lax.map(one, cells)
+    return jax.tree.map(lambda x: x.reshape(len(keys), len(GRID)), runs)
 
 
 def _matrix_product(v: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -230,14 +261,19 @@ OPERATORS: dict[str, Callable[[str | None], tuple[jax.Array, np.ndarray]]] = {
 }
 
 
-def write(name: str, rows: list[Row]) -> None:
-    """The operator's rows take the place of older ones in accuracy.csv; the figure is redrawn."""
+def write(rows: list[Row]) -> None:
+    """The rows take the place of older ones of their operator and methods; redraws the figure."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "accuracy.csv"
+    renewed = {(row["operator"], row["method"]) for row in rows}
     others = []
     if path.exists():
         with path.open() as file:
-            others = [row for row in csv.DictReader(file) if row["operator"] != name]
+            others = [
+                row
+                for row in csv.DictReader(file)
+                if (row["operator"], row["method"]) not in renewed
+            ]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -307,6 +343,7 @@ STYLES = {
     "matfree, depth 80": ("#CC79A7", ":", 1.8),
     "iw_jax": ("#0072B2", "-", 2.2),
     "iw_jax, c known": ("#009E73", "-.", 2.2),
+    "iw_jax, Nyström": ("#D55E00", "--", 1.2),
 }
 
 if __name__ == "__main__":
