@@ -47,6 +47,7 @@ from iw_jax.weights import ShannonInformation as ShannonInformation
 from iw_jax.weights import Sweep as Sweep
 from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
+from iw_jax.weights import VariationalInformation as VariationalInformation
 from iw_jax.weights import antithetic_noise as antithetic_noise
 from iw_jax.weights import bounded_nll as bounded_nll
 from iw_jax.weights import empirical_bayes as empirical_bayes
@@ -63,6 +64,7 @@ from iw_jax.weights import simulated_bracket as simulated_bracket
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
 from iw_jax.weights import sweep_step as sweep_step
+from iw_jax.weights import variational_iw as variational_iw
 from iw_jax.weights import weight_noise as weight_noise
 
 __version__ = "0.1.0"

@@ -34,6 +34,10 @@ class Code(Protocol):
         """KL(self || prior): scalar, nats; exact."""
         ...
 
+    def kl_by_tensor(self, prior: Any) -> PyTree:
+        """What each tensor of the weights adds to `kl`: scalars in the structure of `mean`."""
+        ...
+
     def in_units_of(self: _C, prior: Any) -> _C:
         """The code of (w - m)/λ, with m and λ the prior's mean and scale."""
         ...

@@ -69,8 +69,12 @@ class IsotropicGaussian:
 
     def kl(self, prior: Any) -> jax.Array:
         """KL to a Gaussian prior with independent weights: scalar, nats."""
+        return optax.tree.sum(self.kl_by_tensor(prior))
+
+    def kl_by_tensor(self, prior: Any) -> PyTree:
+        """What each tensor adds to `kl`: scalars in the structure of the weights, nats."""
         mean = self._centre()
-        return _kl(mean, self.full_log_scale(mean), prior)
+        return _kl_by_tensor(mean, self.full_log_scale(mean), prior)
 
     def in_units_of(self, prior: Any) -> "IsotropicGaussian":
         """The code of (w - m)/λ."""
@@ -156,7 +160,11 @@ class DiagonalGaussian:
 
     def kl(self, prior: Any) -> jax.Array:
         """KL to a Gaussian prior with independent weights: scalar, nats."""
-        return _kl(self.mean, self.log_scale, prior)
+        return optax.tree.sum(self.kl_by_tensor(prior))
+
+    def kl_by_tensor(self, prior: Any) -> PyTree:
+        """What each tensor adds to `kl`: scalars in the structure of the weights, nats."""
+        return _kl_by_tensor(self.mean, self.log_scale, prior)
 
     def in_units_of(self, prior: Any) -> "DiagonalGaussian":
         """The code of (w - m)/λ."""
@@ -236,7 +244,7 @@ def _from_units(mean: PyTree, prior: Any) -> PyTree:
     return jax.tree.map(lambda w, m, s: m + jnp.exp(s) * w, mean, centre, log_scale)
 
 
-def _kl(mean: PyTree, log_scale: PyTree, prior: Any) -> jax.Array:
+def _kl_by_tensor(mean: PyTree, log_scale: PyTree, prior: Any) -> PyTree:
     """½ Σ [σ²/λ² - 1 - log(σ²/λ²) + (μ - m)²/λ²]; σ²/λ² - 1 by expm1, exact near the prior."""
     centre, prior_log_scale = units(prior, mean)
 
@@ -245,4 +253,4 @@ def _kl(mean: PyTree, log_scale: PyTree, prior: Any) -> jax.Array:
         cost = jnp.expm1(ratio) - ratio + ((mu - m) * jnp.exp(-t)) ** 2
         return 0.5 * jnp.sum(jnp.broadcast_to(cost, mu.shape))
 
-    return optax.tree.sum(jax.tree.map(tensor, mean, log_scale, centre, prior_log_scale))
+    return jax.tree.map(tensor, mean, log_scale, centre, prior_log_scale)

@@ -124,11 +124,17 @@ class LogNormalNoise:
         Improper: -½ Σ log α, up to a constant that has no meaning: compare only differences.
         Gaussian N(m, λ²): Σ ½ log 2πλ² + E(w-m)²/(2λ²) - H - E log|w|; exact.
         """
+        return optax.tree.sum(self.kl_by_tensor(prior))
+
+    def kl_by_tensor(self, prior: Any) -> PyTree:
+        """What each tensor adds to `kl`: scalars in the structure of the weights, nats."""
+        return jax.tree.map(jnp.sum, self._kl_by_weight(prior))
+
+    def _kl_by_weight(self, prior: Any) -> PyTree:
         if isinstance(prior, gaussian.IsotropicGaussian | gaussian.DiagonalGaussian):
             centre, log_scale = gaussian.units(prior, self.location)
             full = gaussian.full_scale("location", self.location, log_scale)
-            nats = _for_all(self._gaussian_kl, self.location, self.log_scale, centre, full)
-            return optax.tree.sum(nats)
+            return _for_all(self._gaussian_kl, self.location, self.log_scale, centre, full)
         if not isinstance(prior, LogUniform):
             raise TypeError(
                 "LogNormalNoise has a closed-form KL to a LogUniform or a Gaussian prior, got a "
@@ -139,7 +145,7 @@ class LogNormalNoise:
                 "code and prior must have the same interval (else the KL is infinite), got "
                 f"{self.interval} and {prior.interval}"
             )
-        return optax.tree.sum(_for_all(self._kl, self.location, self.log_scale))
+        return _for_all(self._log_uniform_kl, self.location, self.log_scale)
 
     def in_units_of(self, prior: Any) -> "LogNormalNoise":
         """The code itself: magnitudes are relative, and a log-uniform prior has no unit."""
@@ -214,7 +220,7 @@ class LogNormalNoise:
         mu, sigma, a, b = self._standardised(location, leaf)
         return mu + sigma * (_density(a) - _density(b)) / jnp.exp(_log_mass(a, b))
 
-    def _kl(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
+    def _log_uniform_kl(self, location: jax.Array, leaf: jax.Array) -> jax.Array:
         if self.interval is None:
             return -jnp.log(self._scale(leaf))
         low, high = self.interval

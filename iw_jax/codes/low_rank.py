@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from iw_jax import checks, trees
 from iw_jax.codes import gaussian
@@ -76,22 +77,45 @@ class LowRankGaussian:
 
         The diagonal part's KL + ½ Σ |U_i|²/λ_i² - ½ log det(I_r + U' D^-1 U), D = diag(scale²).
         """
+        own = _total(self._grams(self.log_scale))
+        root = jnp.linalg.cholesky(jnp.eye(self.rank, dtype=own.dtype) + own)
+        half_log_det = jnp.sum(jnp.log(jnp.diagonal(root)))
+        return optax.tree.sum(self._kl_without_log_det(prior)) - half_log_det
+
+    def kl_by_tensor(self, prior: Any) -> PyTree:
+        """What each tensor adds to `kl`: scalars in the structure of the weights, nats.
+
+        U' D^-1 U = Σ_l G_l over tensors; of its log det, tensor l has tr[G^-1 log(I + G) G_l], what
+        it contributes while all G_l grow from 0 together.
+        """
+        grams = self._grams(self.log_scale)
+        values, vectors = jnp.linalg.eigh(_total(grams))
+        values = jnp.maximum(values, jnp.finfo(values.dtype).tiny)
+        share = (vectors * (jnp.log1p(values) / values)) @ vectors.T
+        return jax.tree.map(
+            lambda rest, gram: rest - 0.5 * jnp.sum(share * gram),
+            self._kl_without_log_det(prior),
+            grams,
+        )
+
+    def _kl_without_log_det(self, prior: Any) -> PyTree:
+        """KL of the diagonal part + ½ Σ |U_i|²/λ_i², tensor by tensor."""
         _, prior_log_scale = gaussian.units(prior, self.mean)
         diagonal = trees.build(gaussian.DiagonalGaussian, mean=self.mean, log_scale=self.log_scale)
+        return jax.tree.map(
+            lambda kl, gram: kl + 0.5 * jnp.trace(gram),
+            diagonal.kl_by_tensor(prior),
+            self._grams(prior_log_scale),
+        )
+
+    def _grams(self, log_scale: PyTree) -> PyTree:
+        """(r, r), U_l' diag(scale²)^-1 U_l of every tensor l."""
 
         def gram(u, log_scale):
             scaled = (u * jnp.exp(-log_scale)).reshape(self.rank, -1)
             return jnp.matmul(scaled, scaled.T, precision=jax.lax.Precision.HIGHEST)
 
-        def total(log_scale):  # optax.tree.sum would add up the entries too
-            return functools.reduce(
-                jnp.add, jax.tree.leaves(jax.tree.map(gram, self.factor, log_scale))
-            )
-
-        own, prior_gram = total(self.log_scale), total(prior_log_scale)
-        root = jnp.linalg.cholesky(jnp.eye(self.rank, dtype=own.dtype) + own)
-        half_log_det = jnp.sum(jnp.log(jnp.diagonal(root)))
-        return diagonal.kl(prior) + 0.5 * jnp.trace(prior_gram) - half_log_det
+        return jax.tree.map(gram, self.factor, log_scale)
 
     def in_units_of(self, prior: Any) -> "LowRankGaussian":
         """The code of (w - m)/λ."""
@@ -109,3 +133,8 @@ class LowRankGaussian:
         return trees.build(
             LowRankGaussian, mean=moved.mean, log_scale=moved.log_scale, factor=factor
         )
+
+
+def _total(grams: PyTree) -> jax.Array:
+    """The sum of all leaves (optax.tree.sum would add up their entries too)."""
+    return functools.reduce(jnp.add, jax.tree.leaves(grams))

@@ -29,3 +29,5 @@ from iw_jax.weights.sweeping import make_sweep as make_sweep
 from iw_jax.weights.sweeping import sweep as sweep
 from iw_jax.weights.sweeping import sweep_finish as sweep_finish
 from iw_jax.weights.sweeping import sweep_step as sweep_step
+from iw_jax.weights.variational import VariationalInformation as VariationalInformation
+from iw_jax.weights.variational import variational_iw as variational_iw

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import iw_jax as iw
+from iw_jax import trees
 from tests import oracles
 
 RNG = np.random.default_rng(3)
@@ -75,6 +76,33 @@ def test_kl_is_that_of_the_dense_gaussians(code, cov, prior, prior_mean, prior_c
 )
 def test_kl_of_the_prior_to_itself_is_zero(code):
     assert kl(code, code) == 0
+
+
+@each_prior
+@each_code
+def test_the_nats_of_the_tensors_sum_to_the_whole(code, cov, prior, prior_mean, prior_cov):
+    del cov, prior_mean, prior_cov
+    parts = code.kl_by_tensor(prior)
+    assert jax.tree.structure(parts) == jax.tree.structure(MEAN)
+    np.testing.assert_allclose(sum(jax.tree.leaves(parts)), kl(code, prior), rtol=1e-12)
+
+
+def test_a_tensor_has_the_nats_of_its_own_code_where_it_does_not_covary_with_others():
+    inside = jax.tree.map(jnp.zeros_like, FACTOR)
+    inside["a"]["kernel"] = FACTOR["a"]["kernel"]
+    prior = PRIORS["per layer"][0]
+    parts = trees.by_name(iw.LowRankGaussian(MEAN, SCALE, inside).kl_by_tensor(prior))
+    own = iw.LowRankGaussian(MEAN["a"]["kernel"], SCALE["a"]["kernel"], FACTOR["a"]["kernel"])
+    bias = iw.DiagonalGaussian(MEAN["a"]["bias"], SCALE["a"]["bias"])
+    b = iw.DiagonalGaussian(MEAN["b"], SCALE["b"])
+    expected = {
+        "a/bias": kl(bias, iw.IsotropicGaussian(PER_LAYER["a"])),
+        "a/kernel": kl(own, iw.IsotropicGaussian(PER_LAYER["a"])),
+        "b": kl(b, iw.IsotropicGaussian(PER_LAYER["b"])),
+    }
+    assert parts.keys() == expected.keys()
+    for name, nats in expected.items():
+        np.testing.assert_allclose(parts[name], nats, rtol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("shift", [1e-9, 1e-6, 1e-3])
