@@ -24,10 +24,9 @@ from jax.flatten_util import ravel_pytree
 
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
-from iw_jax.curvature import krylov
 from iw_jax.curvature.curvatures import ggn
+from iw_jax.curvature.inverse import SketchedInverse, solve
 from iw_jax.curvature.nystrom import sketch
-from iw_jax.curvature.operators import Operator
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
 
@@ -149,11 +148,11 @@ def effective_information(
             f"layer_fn must return activations (X, m) for {len(inputs)} inputs, got {shape}"
         )
     vectors, values = sketch(A, key, min(num_matvecs, A.size))
+    inverse = SketchedInverse(vectors, values, jnp.asarray(beta, A.dtype))
     parts, worst = [], 0.0
-    shift = jnp.asarray(beta, A.dtype)
     for x in inputs:
         rows = _rows(layer_fn, params, scales, x).astype(A.dtype)
-        solved, residual = _solve(A, rows, vectors, values, shift, rtol, max_solves)
+        solved, residual = solve(A, rows, inverse, rtol=rtol, max_solves=max_solves)
         worst = max(worst, float(residual))
         moments = _moments(layer_fn, params, scales, x, solved)
         parts.append([np.asarray(part, np.float64) for part in moments])
@@ -198,33 +197,6 @@ def _rows(layer_fn: LayerFn, params: PyTree, scales: PyTree, x: jax.Array) -> ja
         return ravel_pytree(jax.tree.map(jnp.multiply, slopes, scales))[0]
 
     return jax.vmap(row)(jnp.eye(len(z), dtype=z.dtype))
-
-
-@partial(jax.jit, static_argnames=("rtol", "max_solves"))
-def _solve(
-    A: Operator,
-    rows: jax.Array,
-    vectors: jax.Array,
-    values: jax.Array,
-    shift: jax.Array,
-    rtol: float,
-    max_solves: int,
-) -> tuple[jax.Array, jax.Array]:
-    """(A + shift)^-1 of every row (m, n), and the largest relative residual."""
-
-    def apply(V: jax.Array) -> jax.Array:
-        return A.flat_block(V) + shift * V
-
-    def precondition(V: jax.Array) -> jax.Array:
-        inside = krylov.dot(V, vectors.T)
-        return (V - krylov.dot(inside * (values / (values + shift)), vectors)) / shift
-
-    solved, _ = jax.scipy.sparse.linalg.cg(
-        apply, rows, tol=rtol / 10, maxiter=max_solves, M=precondition
-    )
-    left = jnp.linalg.norm(apply(solved) - rows, axis=1)
-    size = jnp.linalg.norm(rows, axis=1)
-    return solved, jnp.max(left / jnp.where(size > 0, size, 1))
 
 
 @partial(jax.jit, static_argnames="layer_fn")

@@ -22,8 +22,9 @@ from jax.flatten_util import ravel_pytree
 
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
-from iw_jax.curvature import krylov, measure
+from iw_jax.curvature import measure
 from iw_jax.curvature.curvatures import ggn
+from iw_jax.curvature.inverse import SketchedInverse
 from iw_jax.curvature.nystrom import residual_norm, sketch
 from iw_jax.curvature.operators import Operator, require_root
 from iw_jax.estimates import Estimate
@@ -111,10 +112,10 @@ def sample_information(
     sketching, testing = jax.random.split(key)
     vectors, values = sketch(A, sketching, min(num_matvecs, A.size))
     rest = () if num_matvecs >= A.size else (residual_norm(A, testing, vectors, values),)
-    inverses = [_Inverse(vectors, values, beta + rho) for rho in (*rest, 0.0)]
+    inverses = [SketchedInverse(vectors, values, beta + rho) for rho in (*rest, 0.0)]
 
     gradient = _gradient(task, params, prior, scales, jnp.asarray(beta, A.dtype), batch_size)
-    off_minimum = float(inverses[-1](gradient[None, None])[0, 0, 0] / (2 * beta))
+    off_minimum = float(inverses[-1].forms(gradient[None, None])[0, 0, 0] / (2 * beta))
     checks.finite("the gradient at params", off_minimum)
     width = min(max(_ROWS // (require_root(A).outputs + 1), 1), task.num_examples)
     ends = []
@@ -144,22 +145,6 @@ def sample_information(
     )
 
 
-@trees.record
-class _Inverse:
-    """R -> R (Ĥ + shift)^-1 R' for blocks of rows (w, m, n), Ĥ from its eigenpairs."""
-
-    vectors: jax.Array
-    values: jax.Array
-    shift: Any
-
-    def __call__(self, rows: jax.Array) -> jax.Array:
-        inside = krylov.dot(rows, self.vectors.T)
-        outside = rows - krylov.dot(inside, self.vectors)
-        inside = inside / jnp.sqrt(self.values + self.shift)
-        outside = outside / jnp.sqrt(self.shift).astype(rows.dtype)
-        return jax.vmap(krylov.gram)(inside) + jax.vmap(krylov.gram)(outside)
-
-
 @partial(jax.jit, static_argnames="batch_size")
 def _gradient(
     task: Task, params: PyTree, prior: Any, scales: PyTree, beta: jax.Array, batch_size: int | None
@@ -178,7 +163,7 @@ def _forms(
     params: PyTree,
     scales: PyTree,
     chosen: jax.Array,
-    inverses: list[_Inverse],
+    inverses: list[SketchedInverse],
 ) -> list[jax.Array]:
     """R_i H̃^-1 R_i' (w, C+1, C+1) for some examples, R_i = [Φ_i; g_i'], by every inverse."""
 
@@ -188,7 +173,7 @@ def _forms(
 
     roots = A.flat_rows(chosen).reshape(len(chosen), -1, A.size)
     rows = jnp.concatenate([roots, jax.vmap(slope)(chosen)[:, None]], axis=1)
-    return [inverse(rows) for inverse in inverses]
+    return [inverse.forms(rows) for inverse in inverses]
 
 
 def _nats(forms: Any, beta: Any) -> np.ndarray:
