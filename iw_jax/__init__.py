@@ -44,6 +44,7 @@ from iw_jax.weights import Lagrangian as Lagrangian
 from iw_jax.weights import Minimum as Minimum
 from iw_jax.weights import SampleInformation as SampleInformation
 from iw_jax.weights import ShannonInformation as ShannonInformation
+from iw_jax.weights import StabilityInformation as StabilityInformation
 from iw_jax.weights import Sweep as Sweep
 from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
@@ -61,6 +62,7 @@ from iw_jax.weights import pac_bayes_bound as pac_bayes_bound
 from iw_jax.weights import sample_information as sample_information
 from iw_jax.weights import shannon_iw as shannon_iw
 from iw_jax.weights import simulated_bracket as simulated_bracket
+from iw_jax.weights import stability_information as stability_information
 from iw_jax.weights import sweep as sweep
 from iw_jax.weights import sweep_finish as sweep_finish
 from iw_jax.weights import sweep_step as sweep_step

@@ -23,6 +23,8 @@ from iw_jax.weights.samples import SampleInformation as SampleInformation
 from iw_jax.weights.samples import sample_information as sample_information
 from iw_jax.weights.shannon import ShannonInformation as ShannonInformation
 from iw_jax.weights.shannon import shannon_iw as shannon_iw
+from iw_jax.weights.stability import StabilityInformation as StabilityInformation
+from iw_jax.weights.stability import stability_information as stability_information
 from iw_jax.weights.sweeping import Diverged as Diverged
 from iw_jax.weights.sweeping import SweepResult as SweepResult
 from iw_jax.weights.sweeping import make_sweep as make_sweep

@@ -114,7 +114,9 @@ def sample_information(
     rest = () if num_matvecs >= A.size else (residual_norm(A, testing, vectors, values),)
     inverses = [SketchedInverse(vectors, values, beta + rho) for rho in (*rest, 0.0)]
 
-    gradient = _gradient(task, params, prior, scales, jnp.asarray(beta, A.dtype), batch_size)
+    gradient = penalised_gradient(
+        task, params, prior, scales, jnp.asarray(beta, A.dtype), batch_size
+    )
     off_minimum = float(inverses[-1].forms(gradient[None, None])[0, 0, 0] / (2 * beta))
     checks.finite("the gradient at params", off_minimum)
     width = min(max(_ROWS // (require_root(A).outputs + 1), 1), task.num_examples)
@@ -146,7 +148,7 @@ def sample_information(
 
 
 @partial(jax.jit, static_argnames="batch_size")
-def _gradient(
+def penalised_gradient(
     task: Task, params: PyTree, prior: Any, scales: PyTree, beta: jax.Array, batch_size: int | None
 ) -> jax.Array:
     """(n,), the gradient of L + β/2 |u|² in units of the prior, u = (w - m)/λ."""

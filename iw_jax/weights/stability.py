@@ -1,0 +1,238 @@
+r"""Shannon information from stability: how far the minimum moves with the data, in code widths.
+
+Training turns data D into the code Q = N(w*(D), Σ), Σ = β (F + β Λ^-1)^-1, around the minimum of
+L_D(w) + β/2 (w - m)'Λ^-1 (w - m). Where D has noise of covariance S², the minimum carries it along,
+and to first order w is a Gaussian channel for D:
+
+    A = dw*/dD = -(H + β Λ^-1)^-1 d(∇L)/dD        implicit differentiation
+    I(w; D) = ½ log det(I + S A'Σ^-1A S)          finite whatever the rank of A
+            ≈ H(D) - ½ log[(2πe)^d / det A'Σ^-1A]   where the noise of D is large: -∞ if d > dim w
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from iw_jax import checks, trees
+from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
+from iw_jax.curvature import krylov
+from iw_jax.curvature.curvatures import ggn, hessian
+from iw_jax.curvature.eigenpairs import top_eigenpairs
+from iw_jax.curvature.inverse import SketchedInverse, solve
+from iw_jax.curvature.nystrom import sketch
+from iw_jax.curvature.operators import Operator
+from iw_jax.estimates import Estimate
+from iw_jax.task import Task, nll
+from iw_jax.trees import PyTree
+from iw_jax.weights.samples import penalised_gradient
+
+# Directions solved for at once: each takes some vectors of the weights' size.
+_ROWS = 64
+
+
+@trees.record
+class StabilityInformation:
+    """I(w; D) for data D of d numbers, and the motion of the minimum behind it.
+
+    Attributes:
+      nats: I(w; D) = ½ log det(I + S A'Σ^-1A S), exact where the loss is quadratic in (w, D) and
+        D is Gaussian. `cost` leaves out the steps of the solves.
+      asymptotic: ½ log det(S A'Σ^-1A S), the published form for Gaussian D; nats, below `nats`,
+        and -inf where some direction of D does not move the weights.
+      metric: A'Σ^-1A, (d, d): Δ' metric Δ is the squared shift of the minimum in the metric of its
+        code under D -> D + Δ, twice its KL in nats; free of how the weights are parametrised.
+      sensitivity: A = dw*/dD, a tree like the weights with a leading axis d.
+      gradient_norm: |λ ∇L + β (w - m)/λ| at the weights given, in units of the prior; nats.
+      off_minimum: nats between the code there and that around the minimum that a Newton step finds.
+      smallest: smallest eigenvalue of Λ^½ H Λ^½ + β that was found; positive at a minimum.
+      residual: largest relative residual of the solves.
+      noise_scale: S.
+      prior: P.
+      beta: price of a nat.
+    """
+
+    nats: Estimate
+    asymptotic: Any
+    metric: np.ndarray
+    sensitivity: PyTree
+    gradient_norm: float
+    off_minimum: float
+    smallest: float
+    residual: float
+    noise_scale: Any
+    prior: IsotropicGaussian
+    beta: Any
+
+
+def stability_information(
+    task: Task,
+    params: PyTree,
+    prior: IsotropicGaussian,
+    data: PyTree,
+    perturb: Callable[[Task, PyTree], Task],
+    *,
+    noise_scale: Any,
+    beta: float = 1.0,
+    key: jax.Array,
+    num_matvecs: int = 240,
+    rtol: float = 1e-5,
+    max_solves: int = 200,
+    tolerance: float = 0.1,
+    batch_size: int | None = None,
+    curvature: Callable[..., Operator] = hessian,
+) -> StabilityInformation:
+    """Nats that the weights tell about noise in the data, from how far their minimum moves.
+
+    With targets as the data: `data=task.targets` and `perturb=lambda task, y:
+    dataclasses.replace(task, targets=y)`. Inputs or example weights are given in the same way, and
+    a few directions of either as `data=jnp.zeros(d)`.
+
+    A flatter minimum moves further: with H = F the metric is d(∇L)/dD' (H + βΛ^-1)^-1 d(∇L)/dD/β,
+    so flatness and stability are not two independent levers. The prior damps both H and Σ; a wide
+    one leaves them as they are.
+
+    Args:
+      task: the task.
+      params: w*, weights trained to a minimum of L + β/2 (w - m)'Λ^-1 (w - m) on
+        `perturb(task, data)`.
+      prior: P, with one scale or one a layer, centred at 0 or at its mean.
+      data: D, a tree of d floating-point numbers; d right-hand sides are solved for.
+      perturb: static; (task, data) -> the task with these data, differentiable in them.
+      noise_scale: standard deviation of the noise of D; one, or a tree prefix of `data`.
+      beta: price of a nat; positive.
+      key: a typed random key, for the preconditioner and the search for negative curvature.
+      num_matvecs: curvature products for either of the two.
+      rtol: relative residual at which a solve ends.
+      max_solves: conjugate gradient steps allowed; a step takes a product for every direction.
+      tolerance: nats that the code may be away from its minimum before a warning.
+      batch_size: examples a chunk of a curvature product; None for all at once.
+      curvature: H: `hessian`, or `ggn` where the loss has not been minimised far enough.
+
+    Warns:
+      UserWarning: where `off_minimum` is beyond `tolerance`.
+
+    Raises:
+      TypeError: for a prior that is no `IsotropicGaussian`, data that are not floating-point, or a
+        key that is no typed random key.
+      ValueError: for arguments out of range; where prior, parameters, network and data do not fit;
+        where H + βΛ^-1 has negative curvature.
+      RuntimeError: where the solves do not reach `rtol`.
+
+    References:
+      Achille, Paolini & Soatto, arXiv:1905.12213v5, Prop. 2.9 (Brunel & Nadal 1998), with Σ for
+      βF^-1. As printed, β (2πe)^k (slip: β needs the power too, and it is d, not dim w).
+    """
+    for name, value in (("beta", beta), ("rtol", rtol), ("tolerance", tolerance)):
+        checks.positive(name, value)
+    checks.positive("noise_scale", noise_scale)
+    checks.key("key", key)
+    checks.at_least("num_matvecs", num_matvecs, 1)
+    checks.at_least("max_solves", max_solves, 1)
+    require_isotropic(prior)
+    checks.finite("data", data)
+    noise = jax.tree.map(
+        jnp.full_like, data, trees.broadcast_prefix("noise_scale", noise_scale, data)
+    )
+    deviation = np.asarray(ravel_pytree(noise)[0], np.float64)
+    for leaf in jax.tree.leaves(data):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(f"data must be floating-point, got a leaf of {jnp.result_type(leaf)}")
+    task = perturb(task, data)
+    scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
+    H, F = (
+        kind(task, params, batch_size=batch_size).congruence(scales) for kind in (curvature, ggn)
+    )
+    shift = jnp.asarray(beta, F.dtype)
+    sketching, searching = jax.random.split(key)
+    smallest = beta + _smallest(H, searching, num_matvecs)
+    if smallest <= 0:
+        raise ValueError(
+            "the curvature H + βΛ^-1 must be positive definite at params, got the eigenvalue "
+            f"{smallest:.3g} (in units of the prior, β = {beta:g}): they are no minimum of the "
+            "penalised loss. Train on, take a narrower prior or a larger beta, or curvature=iw.ggn"
+        )
+    gradient = penalised_gradient(task, params, prior, scales, shift, batch_size)
+    checks.finite("the gradient at params", gradient)
+    forces = _forces(task, params, scales, data, perturb, batch_size).astype(F.dtype)
+    inverse = SketchedInverse(*sketch(F, sketching, min(num_matvecs, F.size)), shift)
+    options = {"rtol": rtol, "max_solves": max_solves}
+    moved, residual = _in_chunks(
+        lambda rows: solve(H, rows, inverse, **options), jnp.concatenate([-forces, -gradient[None]])
+    )
+    if not residual <= 10 * rtol:
+        raise RuntimeError(
+            f"the solves ended at a relative residual of {residual:.2g}, beyond rtol={rtol}; give "
+            "the preconditioner more products (num_matvecs) or the solves more steps (max_solves)"
+        )
+    weighted, _ = _in_chunks(lambda rows: (F.flat_block(rows) + shift * rows, 0.0), moved)
+    gram = np.asarray(krylov.dot(moved, weighted.T), np.float64) / beta
+    metric, off_minimum = (gram + gram.T)[:-1, :-1] / 2, float(gram[-1, -1]) / 2
+    if off_minimum > tolerance:
+        warnings.warn(
+            f"params are {off_minimum:.3g} nats away from a minimum (gradient norm "
+            f"{jnp.linalg.norm(gradient):.3g} in units of the prior), beyond tolerance="
+            f"{tolerance}: dw*/dD is that of a minimum; train on, with the prior's penalty",
+            stacklevel=2,
+        )
+    signal = np.linalg.eigvalsh(deviation[:, None] * metric * deviation)
+    resolved = signal > len(signal) * np.finfo(F.dtype).eps * signal.max(initial=0)
+    signal = np.where(resolved, signal, 0)
+    with np.errstate(divide="ignore"):
+        asymptotic = float(0.5 * np.log(signal).sum())
+    motion = jax.tree.map(jnp.multiply, scales, F.unflatten(moved[:-1]))
+    return StabilityInformation(
+        nats=Estimate.exact(0.5 * np.log1p(signal).sum(), 2 * num_matvecs + len(moved)),
+        asymptotic=asymptotic,
+        metric=metric,
+        sensitivity=motion,
+        gradient_norm=float(jnp.linalg.norm(gradient)),
+        off_minimum=off_minimum,
+        smallest=smallest,
+        residual=residual,
+        noise_scale=noise_scale,
+        prior=prior,
+        beta=beta,
+    )
+
+
+def _smallest(A: Operator, key: jax.Array, num_matvecs: int) -> float:
+    """The smallest eigenvalue, from above: the largest of -A."""
+    products = min(max(num_matvecs, 2), A.size)
+    return -float(top_eigenpairs(-1.0 * A, 1, key=key, num_matvecs=products).values.value[0])
+
+
+@partial(jax.jit, static_argnames=("perturb", "batch_size"))
+def _forces(
+    task: Task,
+    params: PyTree,
+    scales: PyTree,
+    data: PyTree,
+    perturb: Callable[[Task, PyTree], Task],
+    batch_size: int | None,
+) -> jax.Array:
+    """d(∇L)/dD in units of the prior, (d, n): how each number pulls at the weights."""
+    flat, unravel = ravel_pytree(data)
+
+    def slopes(numbers: jax.Array) -> jax.Array:
+        loss = lambda p: nll(perturb(task, unravel(numbers)), p, batch_size=batch_size)  # noqa: E731
+        return ravel_pytree(jax.tree.map(jnp.multiply, jax.grad(loss)(params), scales))[0]
+
+    _, push = jax.linearize(slopes, flat)
+    axes = jnp.eye(flat.size, dtype=flat.dtype)
+    return jax.lax.map(push, axes, batch_size=min(_ROWS, flat.size))
+
+
+def _in_chunks(
+    function: Callable[[jax.Array], tuple[jax.Array, Any]], rows: jax.Array
+) -> tuple[jax.Array, float]:
+    """`function` on at most so many rows at a time, the last ones padded with zeros; the worst."""
+    width = min(_ROWS, len(rows))
+    padded = jnp.pad(rows, ((0, -len(rows) % width), (0, 0)))
+    parts, worst = zip(*map(function, jnp.split(padded, len(padded) // width)), strict=True)
+    return jnp.concatenate(parts)[: len(rows)], max(map(float, worst))
