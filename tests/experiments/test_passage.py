@@ -53,7 +53,7 @@ def test_exact_times_become_those_of_eyring_and_kramers(name, start):
         found = escape.exact(escape.LANDSCAPES[name], dimension, temperature, start)
         gaps.append(found["exact"] / found["kramers"] - 1)
     assert 0 < gaps[1] < gaps[0] < 0.3
-    np.testing.assert_allclose(gaps[0], 2 * gaps[1], rtol=0.4)  # the correction is of order T
+    assert 1.5 < gaps[0] / gaps[1] < 3.5  # of order T, with a part of order T²
 
 
 @pytest.mark.parametrize("name", ["isotropic", "tilted"])
