@@ -7,8 +7,10 @@ Without example i, whose gradient is g_i and whose curvature is H_i = Φ_i'Φ_i,
     nats_i = ½ Δ_i' Σ^-1 Δ_i           = KL of the two codes, of equal covariance
     influence_i = (1/2β) g_i' H̃^-1 g_i   as if one example did not bend the loss
 
-By Woodbury everything follows from C + 1 vectors an example, C the size of its outputs:
-U = Φ_i H̃^-1 Φ_i', h = Φ_i H̃^-1 g_i and g_i'H̃^-1 g_i.
+By Woodbury everything follows from C + 1 vectors an example, C the size of its outputs: with
+R_i = [Φ_i; g_i'] and R_i H̃^-1 R_i' = [U h; h' g_i'H̃^-1g_i],
+
+    Δ_i = H̃^-1 R_i' a_i,    a_i = [(I - U)^-1 h; 1]
 """
 
 import warnings
@@ -45,6 +47,9 @@ class SampleInformation:
       covariance: (N,), ½ [tr((I - U)^-1 - I) + log det(I - U)], what the KL gains where the code
         without example i has its own covariance; to be added to `nats`.
       leverage: (N,), tr U, the effective number of weights that example i takes up; they sum to γ.
+      functional: (N,), ½ Δ_i'G Δ_i, G the GGN on other inputs: the nats by which their predictions
+        differ without example i, KL(p_w‖p_w-Δ) summed over them, to second order. The bracket is
+        what both ends of the sketch give, an estimate of one. None unless asked for.
       off_minimum: nats between Q and the code around the minimum that one Newton step from w*
         finds, ½ d'Σ^-1 d; all of the above is about a minimum.
       prior: P.
@@ -55,6 +60,7 @@ class SampleInformation:
     influence: Estimate
     covariance: Estimate
     leverage: Estimate
+    functional: Estimate | None
     off_minimum: Any
     prior: IsotropicGaussian
     beta: Any
@@ -69,6 +75,7 @@ def sample_information(
     key: jax.Array,
     num_matvecs: int = 480,
     batch_size: int | None = None,
+    on: Task | None = None,
 ) -> SampleInformation:
     """Nats that a Gaussian code around w* holds about every training example.
 
@@ -88,6 +95,8 @@ def sample_information(
       key: a typed random key, for the sketch.
       num_matvecs: curvature products for the sketch; all are held at once.
       batch_size: examples a chunk of a curvature product; None for all at once.
+      on: a task whose inputs `functional` is about, held-out ones, say; its targets do not matter.
+        Takes two products with its curvature for every example.
 
     Warns:
       UserWarning: where `off_minimum` is more than all examples hold together.
@@ -120,12 +129,17 @@ def sample_information(
     off_minimum = float(inverses[-1].forms(gradient[None, None])[0, 0, 0] / (2 * beta))
     checks.finite("the gradient at params", off_minimum)
     width = min(max(_ROWS // (require_root(A).outputs + 1), 1), task.num_examples)
-    ends = []
+    G = None if on is None else ggn(on, params, batch_size=batch_size).congruence(scales)
+    ends, predicted = [], []
     for first in range(0, task.num_examples, width):
         chosen = np.arange(first, min(first + width, task.num_examples))
         padded = jnp.asarray(np.resize(chosen, width))  # the last chunk as long as the others
-        forms = _forms(A, task, params, scales, padded, inverses)
-        ends.append(np.stack([_nats(f, beta)[:, : len(chosen)] for f in forms]))
+        rows = _rows(A, task, params, scales, padded)
+        found = [_nats(forms, beta) for forms in _forms(rows, inverses)]
+        ends.append(np.stack([nats[:, : len(chosen)] for nats, _ in found]))
+        if G is not None:
+            moves = [_moves(rows, a, inv) for (_, a), inv in zip(found, inverses, strict=True)]
+            predicted.append(np.stack([_halves(G, x)[: len(chosen)] for x in moves]))
     parts = np.concatenate(ends, axis=2)
     nats, influence, covariance, leverage = (
         _estimate(low, high, num_matvecs) for low, high in zip(parts[0], parts[-1], strict=True)
@@ -141,6 +155,7 @@ def sample_information(
         influence=influence,
         covariance=covariance,
         leverage=leverage,
+        functional=None if G is None else _functional(np.concatenate(predicted, 1), num_matvecs),
         off_minimum=off_minimum,
         prior=prior,
         beta=beta,
@@ -159,37 +174,52 @@ def penalised_gradient(
 
 
 @jax.jit
-def _forms(
-    A: Operator,
-    task: Task,
-    params: PyTree,
-    scales: PyTree,
-    chosen: jax.Array,
-    inverses: list[SketchedInverse],
-) -> list[jax.Array]:
-    """R_i H̃^-1 R_i' (w, C+1, C+1) for some examples, R_i = [Φ_i; g_i'], by every inverse."""
+def _rows(A: Operator, task: Task, params: PyTree, scales: PyTree, chosen: jax.Array) -> jax.Array:
+    """R_i = [Φ_i; g_i'] (w, C+1, n) of some examples."""
 
     def slope(index: jax.Array) -> jax.Array:
         slopes = jax.grad(lambda p: nll(take(task, index[None]), p))(params)
         return ravel_pytree(jax.tree.map(jnp.multiply, slopes, scales))[0].astype(A.dtype)
 
     roots = A.flat_rows(chosen).reshape(len(chosen), -1, A.size)
-    rows = jnp.concatenate([roots, jax.vmap(slope)(chosen)[:, None]], axis=1)
+    return jnp.concatenate([roots, jax.vmap(slope)(chosen)[:, None]], axis=1)
+
+
+@jax.jit
+def _forms(rows: jax.Array, inverses: list[SketchedInverse]) -> list[jax.Array]:
+    """R_i H̃^-1 R_i' (w, C+1, C+1), by every inverse."""
     return [inverse.forms(rows) for inverse in inverses]
 
 
-def _nats(forms: Any, beta: Any) -> np.ndarray:
-    """nats, influence, covariance, leverage (4, w) from R_i H̃^-1 R_i'; inf where U reaches 1."""
+def _nats(forms: Any, beta: Any) -> tuple[np.ndarray, np.ndarray]:
+    """From R_i H̃^-1 R_i': nats, influence, covariance, leverage (4, w), and a_i (w, C+1).
+
+    Infinite, and nan, where U reaches 1.
+    """
     forms = np.asarray(forms, float)
     squares, h, U = forms[:, -1, -1], forms[:, :-1, -1], forms[:, :-1, :-1]
     u, axes = np.linalg.eigh(U)
-    h = np.einsum("ijk,ij->ik", axes, h)
     valid = u.max(1) < 1
     u = np.clip(u, 0, 1 - 1e-9)
-    moved = squares + (h**2 * (2 - u) / (1 - u) ** 2).sum(1)
+    bent = axes @ (np.swapaxes(axes, 1, 2) @ h[..., None] / (1 - u)[..., None])  # (I - U)^-1 h
+    a = np.concatenate([bent[..., 0], np.ones((len(h), 1))], axis=1)
+    moved = np.einsum("ij,ijk,ik->i", a, forms, a)
     widened = (u / (1 - u) + np.log1p(-u)).sum(1) / 2
     nats, covariance = (np.where(valid, x, np.inf) for x in (moved / (2 * beta), widened))
-    return np.stack([nats, squares / (2 * beta), covariance, np.trace(U, axis1=1, axis2=2)])
+    parts = np.stack([nats, squares / (2 * beta), covariance, np.trace(U, axis1=1, axis2=2)])
+    return parts, np.where(valid[:, None], a, np.nan)
+
+
+@jax.jit
+def _moves(rows: jax.Array, a: jax.Array, inverse: SketchedInverse) -> jax.Array:
+    """Δ_i = H̃^-1 R_i' a_i (w, n), in units of the prior."""
+    return inverse(jnp.einsum("ij,ijn->in", jnp.asarray(a, rows.dtype), rows))
+
+
+@jax.jit
+def _halves(G: Operator, moves: jax.Array) -> jax.Array:
+    """½ Δ_i'G Δ_i (w,)."""
+    return jnp.sum(moves * G.flat_block(moves), axis=1) / 2
 
 
 def _estimate(lower: np.ndarray, upper: np.ndarray, cost: int) -> Estimate:
@@ -197,3 +227,9 @@ def _estimate(lower: np.ndarray, upper: np.ndarray, cost: int) -> Estimate:
     zero = np.zeros_like(lower)
     converged = (upper - lower) / 2 <= measure.OPEN * np.abs(lower)
     return Estimate(lower, zero, zero + np.inf, lower, upper, cost, converged)
+
+
+def _functional(ends: np.ndarray, cost: int) -> Estimate:
+    """From what every inverse gives, (1 or 2, N): the exact one, or both ends of the sketch."""
+    low, high = np.fmin(ends[0], ends[-1]), np.maximum(ends[0], ends[-1])
+    return _estimate(low, np.where(np.isnan(high), np.inf, high), cost)

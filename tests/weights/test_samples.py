@@ -51,6 +51,44 @@ def test_regression_is_the_kl_to_the_code_that_was_fitted_without():
     assert (found.nats.converged & (found.nats.bracket_upper == found.nats.value)).all()
 
 
+def test_the_functional_form_is_what_predictions_move_by():
+    world, elsewhere = regression(), regression(seed=5, num_examples=7)
+    everything = np.ones(len(world.y), bool)
+    mean, _ = minimum(world, everything)
+    prior = iw.IsotropicGaussian(scale=SCALE)
+    options = dict(beta=BETA, key=KEY, on=elsewhere.task)
+    found = iw.sample_information(
+        world.task, jnp.asarray(mean), prior, num_matvecs=4, **options
+    ).functional
+    for i in range(len(world.y)):
+        other, _ = minimum(world, np.arange(len(world.y)) != i)
+        moved = elsewhere.x @ (other - mean)
+        expected = np.sum(moved**2) / (2 * elsewhere.noise**2)
+        np.testing.assert_allclose(found.value[i], expected, rtol=1e-8)
+    assert found.converged.all()
+    sketched = iw.sample_information(
+        world.task, jnp.asarray(mean), prior, num_matvecs=3, **options
+    ).functional
+    assert (sketched.bracket_lower <= sketched.bracket_upper).all()
+    assert not np.isnan(sketched.bracket_upper).any()
+    assert not sketched.converged.all()
+
+
+def test_on_the_training_inputs_and_without_a_prior_both_forms_are_one():
+    world, wide = regression(1), 1e3
+    mean, _ = minimum(world, np.ones(len(world.y), bool), scale=wide)
+    found = iw.sample_information(
+        world.task,
+        jnp.asarray(mean),
+        iw.IsotropicGaussian(scale=wide),
+        beta=1.0,
+        key=KEY,
+        num_matvecs=4,
+        on=world.task,
+    )
+    np.testing.assert_allclose(found.functional.value, found.nats.value, rtol=1e-5)
+
+
 def test_without_a_prior_it_is_cooks_distance():
     world = regression(1)
     k, wide = world.x.shape[1], 1e5
