@@ -50,6 +50,7 @@ from iw_jax.weights import SweepResult as SweepResult
 from iw_jax.weights import SweepState as SweepState
 from iw_jax.weights import VariationalInformation as VariationalInformation
 from iw_jax.weights import antithetic_noise as antithetic_noise
+from iw_jax.weights import best_scale as best_scale
 from iw_jax.weights import bounded_nll as bounded_nll
 from iw_jax.weights import empirical_bayes as empirical_bayes
 from iw_jax.weights import fisher_iw as fisher_iw

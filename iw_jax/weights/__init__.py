@@ -1,5 +1,6 @@
 """Information in the weights."""
 
+from iw_jax.weights.empirical_bayes import best_scale as best_scale
 from iw_jax.weights.empirical_bayes import empirical_bayes as empirical_bayes
 from iw_jax.weights.fisher import FisherInformation as FisherInformation
 from iw_jax.weights.fisher import fisher_iw as fisher_iw

@@ -20,7 +20,7 @@ from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature.curvatures import ggn
 from iw_jax.curvature.growing import spectral_measure
 from iw_jax.curvature.layers import spectral_measure_by_tensor
-from iw_jax.curvature.measure import QUANTITIES
+from iw_jax.curvature.measure import QUANTITIES, SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
@@ -85,13 +85,7 @@ def empirical_bayes(
         )
     if len(log_scales) == 1:
         spectrum = spectral_measure(A, key=key, num_matvecs=num_matvecs)
-
-        def excess(log_scale: float) -> float:
-            gamma = spectrum.effective_dimension(np.exp(2 * log_scale) / beta).value
-            return 2 * log_scale + float(np.log(gamma)) - float(np.log(distances[0]))
-
-        _require_bend(float(spectrum.largest))
-        return rebuild(np.array([optimize.brentq(excess, _LOWEST, _HIGHEST, xtol=1e-12)]))
+        return rebuild(np.log([best_scale(spectrum, distances[0], beta=beta)]))
 
     for _ in range(max_rounds):
         scales = jax.tree.map(jnp.exp, rebuild(log_scales).full_log_scale(params))
@@ -108,6 +102,31 @@ def empirical_bayes(
         f"the scales still move by {change:.2g} of themselves after {max_rounds} rounds; give more "
         "of them (max_rounds), a larger rtol, or start from the prior found for another beta"
     )
+
+
+def best_scale(spectrum: SpectralMeasure, squared_distance: float, *, beta: float = 1.0) -> float:
+    """The one λ that minimises C*, the root of λ² γ(λ²) = |w*-m|², from a spectrum at hand.
+
+    There the information in the weights is ½ log det(I + λ²H/β).
+
+    Args:
+      spectrum: of the curvature of the summed loss.
+      squared_distance: |w*-m|²; positive, squared weights.
+      beta: price of a nat; positive.
+
+    Raises:
+      ValueError: for arguments out of range, or a loss that does not bend: there any scale is as
+        good.
+    """
+    checks.positive("squared_distance", squared_distance)
+    checks.positive("beta", beta)
+    _require_bend(float(spectrum.largest))
+
+    def excess(log_scale: float) -> float:
+        gamma = spectrum.effective_dimension(np.exp(2 * log_scale) / beta).value
+        return 2 * log_scale + float(np.log(gamma)) - float(np.log(squared_distance))
+
+    return float(np.exp(optimize.brentq(excess, _LOWEST, _HIGHEST, xtol=1e-12)))
 
 
 def _groups(

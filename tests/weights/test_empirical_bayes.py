@@ -51,6 +51,16 @@ def test_one_scale_minimises_the_lagrangian(trained):
     np.testing.assert_allclose(received.nats.value, logdet / 2, rtol=1e-6)
 
 
+def test_the_best_scale_of_a_spectrum_at_hand_is_that_of_the_weights(trained):
+    task, params, _ = trained
+    measure = iw.gram_measure(iw.ggn(task, params))
+    found = iw.best_scale(measure, float(flat(params) @ flat(params)), beta=BETA)
+    prior = iw.empirical_bayes(task, params, iw.IsotropicGaussian(1.0), beta=BETA, key=KEY)
+    np.testing.assert_allclose(found, prior.scale, rtol=1e-6)
+    with pytest.raises(ValueError, match="squared_distance must be positive and finite, got 0"):
+        iw.best_scale(measure, 0.0)
+
+
 def test_a_scale_for_each_layer_minimises_the_lagrangian(trained):
     task, params, G = trained
     prior = iw.IsotropicGaussian({"first": 1.0, "last": 1.0})
