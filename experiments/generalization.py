@@ -36,7 +36,7 @@ from iw_jax.task import take
 SIGMAS = np.geomspace(0.01, 1.0, 17)  # weight noise of the PAC-Bayes measures
 ALLOWED = 0.1  # training error that noise may add (Jiang et al., App. C.3)
 MARGIN = 10  # percentile of the training margins
-BATCH, RATE = 40, 0.03  # of the variational code; Adam's first rate, in units of the prior
+BATCH, RATE = 40, 0.06  # of the variational code; Adam's first rate, in units of the prior
 FACTORS = {
     "label_noise": "noise",
     "num_examples": "N",
@@ -89,7 +89,7 @@ class Config:
     betas: tuple[float, ...] = (0.1, 1.0, 10.0)
     num_matvecs: int = 2000
     num_draws: int = 16
-    num_variational: int = 300
+    num_variational: int = 400
     seed: int = 0
 
     def __post_init__(self) -> None:
