@@ -95,7 +95,7 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
-        for name in ("depths", "batches", "rates", "loss"):
+        for name in ("depths", "batches", "rates", "loss", "num_variational"):
             value = getattr(self, name)
             if not all(v > 0 for v in np.atleast_1d(value)):
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -617,28 +617,23 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     for gap, said in GAPS.items():
         more = standings(rows, gap, against="distance_squared")
         for compared, (tau, error) in standings(rows, gap).items():
-
-            def told_by(k: int, tau: Any = tau, error: Any = error) -> list:
-                return [names[k], round(float(tau[k]), 3), round(float(error[k]), 3)]
-
-            best = {
-                f"best_{kind}": told_by(
-                    max(
-                        (k for k, n in enumerate(names) if measures[n].kind == kind),
-                        key=lambda k, tau=tau: tau[k],
-                    )
-                )
-                for kind in ("information", "baseline")
-            }
+            k = names.index(at)
             line = {
-                "information": told_by(names.index(at)),
-                "more_than_distance": told_by(names.index(at), *more[compared])[1:],
-                **best,
+                "information": _pair(tau[k], error[k]),
+                "more_than_distance": _pair(*(part[k] for part in more[compared])),
             }
+            for kind in ("information", "baseline"):
+                own_kind = [k for k, name in enumerate(names) if measures[name].kind == kind]
+                k = max(own_kind, key=tau.__getitem__)
+                line[f"best_{kind}"] = [names[k], *_pair(tau[k], error[k])]
             if gap == "error_gap" and compared in sampled:
                 line["halves_of_the_test_set"] = round(sampled[compared], 3)
             summary[f"tau, {said} gap, {compared}"] = line
     return summary
+
+
+def _pair(value: float, error: float) -> list[float]:
+    return [round(float(value), 3), round(float(error), 3)]
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:
