@@ -7,6 +7,7 @@ from iw_jax.data.crop import central_crop
 from iw_jax.data.dataset import Dataset
 from iw_jax.data.labels import corrupt_labels, random_labels
 from iw_jax.data.loading import NAMES, load
+from iw_jax.data.nuisances import occlude
 from iw_jax.data.subsets import subset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "central_crop",
     "corrupt_labels",
     "load",
+    "occlude",
     "random_labels",
     "subset",
 ]
