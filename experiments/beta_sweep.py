@@ -336,12 +336,10 @@ def _plot_trade(axis: Any, rows: Rows) -> None:
         axis.scatter(
             kl, loss, color=look["color"], marker=look["marker"], s=14, label=look["label"]
         )
-        # The lower convex hull as a sweep sees it, by the best seed at each β: E_Q[L] >= C_β - β KL
-        # for every code.
         beta = column(rows, kind, "beta")[:, 0]
-        lagrangian = (loss + beta[:, None] * kl).min(1)
+        lagrangian = (loss + beta[:, None] * kl).min(1)  # of the best seed at each β
         fine = np.concatenate([np.linspace(0, 1, 200), np.geomspace(1, kl.max(), 200)])
-        hull = (lagrangian[:, None] - beta[:, None] * fine).max(0)
+        hull = tables.structure_function(beta, lagrangian, fine)
         axis.plot(fine, hull, color=look["color"], linewidth=1)
     ideal = np.linspace(0, chance, 200)
     axis.plot(

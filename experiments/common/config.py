@@ -140,16 +140,20 @@ def optimizer(learning_rate: float, num_steps: int) -> optax.GradientTransformat
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
-def load(config: Any, data_dir: Path | None, num_examples: int) -> data.Dataset:
+def load(
+    config: Any, data_dir: Path | None, num_examples: int, name: str | None = None
+) -> data.Dataset:
     """The data set, true labels, as the network wants it.
 
     Args:
-      config: with `dataset`, `network` and `seed`.
+      config: with `dataset` (unless there is a name), `network` and `seed`.
       data_dir: folder of prepared TFDS sets.
       num_examples: training examples; 0 for all.
+      name: of the data set; None for that of the config.
     """
+    name = name or config.dataset
     dataset = data.load(
-        config.dataset, data_dir=data_dir, num_examples=num_examples or None, seed=config.seed
+        name, data_dir=data_dir, num_examples=num_examples or None, seed=config.seed
     )
     if config.network == "small_alexnet" and min(dataset.train_inputs.shape[1:3]) > CROP:
         return data.central_crop(dataset, CROP)

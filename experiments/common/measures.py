@@ -13,7 +13,6 @@ import iw_jax as iw
 from experiments.common import starts
 from experiments.common.config import network, sweep_options
 from experiments.common.context import Context
-from experiments.common.tables import Rows
 from iw_jax import data, nets, trees
 from iw_jax.task import sum_over_examples
 
@@ -189,16 +188,16 @@ def tasks_of(dataset: data.Dataset, net: nets.Network) -> tuple[iw.Task, iw.Task
     return train, test
 
 
-def sweep_rows(
+def sweep_members(
     config: Any,
     dataset: data.Dataset,
     context: Context,
     targets: jax.Array,
-    weights: jax.Array | None,
-    sets: Sequence[Mapping[str, Any]],
-    num_matvecs: int = 0,
-) -> Rows:
-    """Sweeps every (target set, β, seed) and measures each: one row a member.
+    weights: jax.Array | None = None,
+    net: nets.Network | None = None,
+    stage: str = "training",
+) -> iw.SweepResult:
+    """The code of every (target set, β, seed).
 
     Args:
       config: of the experiment.
@@ -206,25 +205,54 @@ def sweep_rows(
       context: progress and resume.
       targets: (T, S, N) labels.
       weights: (T, S, N) example weights; None for all ones.
-      sets: (T,) the columns that tell the target sets apart.
-      num_matvecs: products of the Fisher information of each member; 0 for none.
-
-    Returns:
-      Rows in the order of (target set, β, seed).
+      net: the network; None for that of the config.
+      stage: name of the bar and of the checkpoints; another one for each sweep of a run.
     """
-    net = network(config, dataset.num_classes)
-    train, test = tasks_of(dataset, net)
-    weights = jnp.ones(targets.shape) if weights is None else weights
-    key_seeds, key_accuracy, key_fisher = jax.random.split(jax.random.key(config.seed), 3)
-    result = context.sweep(
+    net = net or network(config, dataset.num_classes)
+    train, _ = tasks_of(dataset, net)
+    key_seeds, _, _ = _keys(config)
+    return context.sweep(
         jax.random.split(key_seeds, config.num_seeds),
         train,
         starts.initial_code(config, net, train.inputs[:2]),
         betas=np.asarray(config.betas),
         targets=targets,
-        weights=weights,
+        weights=jnp.ones(targets.shape) if weights is None else weights,
+        stage=stage,
         **sweep_options(config, dataset.num_classes),
     )
+
+
+def member_rows(
+    config: Any,
+    dataset: data.Dataset,
+    context: Context,
+    result: iw.SweepResult,
+    targets: jax.Array,
+    sets: Sequence[Mapping[str, Any]],
+    weights: jax.Array | None = None,
+    net: nets.Network | None = None,
+    num_matvecs: int = 0,
+) -> list[dict[str, Any]]:
+    """What is measured of every member of a sweep: one row each.
+
+    Args:
+      config: of the experiment.
+      dataset: inputs, test set.
+      context: progress and resume.
+      result: of `sweep_members`.
+      targets: (T, S, N) labels.
+      sets: (T,) the columns that tell the target sets apart.
+      weights: (T, S, N) example weights; None for all ones.
+      net: the network; None for that of the config.
+      num_matvecs: products of the Fisher information of each member; 0 for none.
+
+    Returns:
+      Rows in the order of (target set, β, seed).
+    """
+    train, test = tasks_of(dataset, net or network(config, dataset.num_classes))
+    weights = jnp.ones(targets.shape) if weights is None else weights
+    _, key_accuracy, key_fisher = _keys(config)
     hits = accuracies(
         jax.random.split(key_accuracy, config.num_seeds),
         result.code,
@@ -251,3 +279,26 @@ def sweep_rows(
             row |= {"fisher_nats": nats, "fisher_lower_nats": lower, "fisher_upper_nats": upper}
         rows.append(row)
     return rows
+
+
+def sweep_rows(
+    config: Any,
+    dataset: data.Dataset,
+    context: Context,
+    targets: jax.Array,
+    weights: jax.Array | None,
+    sets: Sequence[Mapping[str, Any]],
+    num_matvecs: int = 0,
+    net: nets.Network | None = None,
+    stage: str = "training",
+) -> list[dict[str, Any]]:
+    """`sweep_members`, then `member_rows`; arguments as there."""
+    result = sweep_members(config, dataset, context, targets, weights, net, stage)
+    return member_rows(
+        config, dataset, context, result, targets, sets, weights, net, num_matvecs=num_matvecs
+    )
+
+
+def _keys(config: Any) -> tuple[jax.Array, ...]:
+    """Of the seeds of a sweep, of the accuracies, of the Fisher probes."""
+    return tuple(jax.random.split(jax.random.key(config.seed), 3))

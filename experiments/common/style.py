@@ -10,6 +10,7 @@ import numpy as np
 from experiments.common.results import Folder
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+PURPLE, YELLOW = "#CC79A7", "#E69F00"
 # Real labels dark and round, random ones light and square, in every figure.
 KINDS = {
     "real": {"color": BLUE, "marker": "o", "label": "real labels"},

@@ -23,24 +23,39 @@ def grid(
     return result
 
 
-def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float) -> float:
+def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float, part: float = 0.5) -> float:
     """β at which the loss is half-way from its smallest value to chance, linear in log β.
 
     Args:
       beta: (B,) increasing.
       loss: (B,) E_Q[L_D]/N, nats.
-      chance: ln K, nats.
+      chance: ln K, or the entropy of the labels; nats.
+      part: of the way, where it is not half.
 
     Returns:
       The crossing; nan if the loss starts above it or never gets there.
     """
-    half = (loss.min() + chance) / 2
-    above = np.flatnonzero(loss >= half)
+    level = (1 - part) * loss.min() + part * chance
+    above = np.flatnonzero(loss >= level)
     if not above.size or above[0] == 0:
         return float("nan")
     i = above[0]
-    fraction = (half - loss[i - 1]) / (loss[i] - loss[i - 1])
+    fraction = (level - loss[i - 1]) / (loss[i] - loss[i - 1])
     return float(np.exp(np.log(beta[i - 1]) + fraction * np.log(beta[i] / beta[i - 1])))
+
+
+def structure_function(beta: np.ndarray, lagrangian: np.ndarray, nats: np.ndarray) -> np.ndarray:
+    """S(R) = max_β (C_β - β R), as far as a sweep sees it: no code of KL R has a lower loss.
+
+    Args:
+      beta: (B,).
+      lagrangian: (B,) C_β.
+      nats: (R,) of KL, in the unit of the Lagrangian (all nats, or all nats per label).
+
+    Returns:
+      (R,) the lower convex hull of the loss; exact but for the gaps between the betas.
+    """
+    return (lagrangian - np.multiply.outer(nats, beta)).max(-1)
 
 
 def critical_betas(rows: Rows, **where: Any) -> np.ndarray:

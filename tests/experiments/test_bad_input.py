@@ -62,6 +62,17 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("beta_by_samples", ["--numbers", "90"], "numbers must be at least two"),
         ("beta_by_samples", ["--betas", "1"], "betas must be at least two"),
         ("beta_by_samples", ["--numbers", "90", "2000"], "1 .. 1437"),
+        ("bias_variance", ["--factors", "1"], "factors must be at least two, positive and"),
+        ("bias_variance", ["--factors", "1", "0.5"], "factors must be at least two, positive"),
+        ("bias_variance", ["--corrupted-fraction", "2"], "corrupted_fraction must be in [0, 1]"),
+        ("bias_variance", ["--network", "resnet18"], "network must be mlp or all_cnn, got 'res"),
+        ("bias_variance", ["--betas", "1", "2"], "betas must be at least three"),
+        ("nuisances", ["--network", "all_cnn"], "network must be an mlp with a hidden layer"),
+        ("nuisances", ["--num-probed", "3"], "num_probed must be an integer of at least 10, got"),
+        ("nuisances", ["--side", "8"], "side must be in 1 .. 7, got 8"),
+        ("task_complexity", ["--labels", "real", "real"], "labels must be at least one of real,"),
+        ("task_complexity", ["--datasets", "cifra"], "datasets must be at least one of digits,"),
+        ("task_complexity", ["--betas", "0.1", "0.5"], "betas must reach 1, got (0.1, 0.5)"),
     ],
 )
 def test_the_other_experiments_name_their_own(

@@ -128,6 +128,21 @@ def test_a_curve_without_a_crossing_has_no_critical_beta(loss):
     assert np.isnan(tables.critical_beta(np.array([0.1, 1, 10]), np.array(loss), chance=2.0))
 
 
+def test_another_part_of_the_way_is_another_beta():
+    beta, loss = np.array([1.0, 10.0]), np.array([0.0, 4.0])
+    assert tables.critical_beta(beta, loss, chance=4.0, part=0.25) == pytest.approx(10**0.25)
+
+
+def test_the_structure_function_is_the_legendre_transform_of_the_lagrangian():
+    """S(R) = 1/R has C_β = min_R S + βR = 2 sqrt(β), at R = 1/sqrt(β)."""
+    beta = np.geomspace(0.1, 10, 30)
+    nats = 1 / np.sqrt(beta)
+    found = tables.structure_function(beta, 2 * np.sqrt(beta), nats)
+    np.testing.assert_allclose(found, 1 / nats)
+    between = tables.structure_function(beta, 2 * np.sqrt(beta), np.sqrt(nats[1:] * nats[:-1]))
+    assert np.all(between < 1 / np.sqrt(nats[1:] * nats[:-1]))  # a bound from below
+
+
 def test_a_grid_is_sorted_filtered_and_nan_where_a_cell_is_missing():
     rows = [
         {"labels": "real", "beta": 1.0, "seed": 0, "x": 3},
