@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.common import checks, measures, style, tables
 from experiments.common import config as common
@@ -103,7 +102,8 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     for factor in config.factors:
         net = scaled(config, factor, dataset.num_classes)
         params = jax.eval_shape(net.init, jax.random.key(0), dataset.train_inputs[:1])
-        sets = [{"width_factor": factor, "num_weights": optax.tree.size(params)}]
+        size = sum(w.size for w in jax.tree.leaves(params))
+        sets = [{"width_factor": factor, "num_weights": size}]
         stage = f"width {factor:g}"
         rows += measures.sweep_rows(
             config, dataset, context, targets, None, sets, net=net, stage=stage
