@@ -102,7 +102,8 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each training example."""
-    network = _network(config, dataset.num_classes)
+    # tanh, since minima of ReLU lie on kinks, where L is not smooth
+    network = common.network(config, dataset.num_classes, "tanh")
     inputs, true = jnp.asarray(dataset.train_inputs), np.asarray(dataset.train_targets)
     given = wrong_labels(config, true, dataset.num_classes)
     task = iw.Task(network.apply_fn, iw.Categorical(), inputs, jnp.asarray(given))
@@ -150,13 +151,6 @@ def wrong_labels(config: Config, true: np.ndarray, num_classes: int) -> np.ndarr
 
 
 # ------------------------------------------------------------------------------ training
-
-
-def _network(config: Config, num_classes: int) -> nets.Network:
-    """The network; an mlp of tanh, since minima of ReLU lie on kinks, where L is not smooth."""
-    if config.network == "mlp":
-        return nets.mlp(num_classes, widths=config.widths, activation="tanh")
-    return nets.make(config.network, num_classes)
 
 
 def objective(params: nets.Params, task: iw.Task, prior: Any, beta: float) -> jax.Array:

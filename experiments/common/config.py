@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import iw_jax as iw
+from experiments.common import points
 from iw_jax import data, nets
 
 NUM_ROUNDS = 40  # of a sweep: how often codes are exchanged, checkpoints may be written
@@ -65,7 +66,7 @@ def check_fields(config: Any) -> None:
     """Raises ValueError for a field, of those that several configs have, with an unusable value."""
     known = {
         "network": nets.NAMES,
-        "dataset": data.NAMES,
+        "dataset": (*data.NAMES, "points"),
         "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
         "prior": ("layer", "global", "fixed"),
         "noise": ("weight", "antithetic", "local"),
@@ -77,7 +78,7 @@ def check_fields(config: Any) -> None:
             _require(value >= least, field.name, f"an integer of at least {least}", value)
         elif field.name in ("initial_noise", "learning_rate", "prior_scale", "rtol"):
             _require(_positive(value), field.name, "positive and finite", value)
-        elif field.name in ("betas", "numbers"):
+        elif field.name in ("betas", "numbers", "prior_scales"):
             rising = all(a < b for a, b in itertools.pairwise(value))
             good = len(value) > 0 and rising and all(map(_positive, value))
             _require(good, field.name, "positive, finite and increasing", value)
@@ -110,10 +111,10 @@ def _require(condition: bool, name: str, allowed: str, given: Any) -> None:
         raise ValueError(f"{name} must be {allowed}, got {given!r}")
 
 
-def network(config: Any, num_classes: int) -> nets.Network:
-    """The network of a config with `network` and `widths`."""
+def network(config: Any, num_classes: int, activation: str = "relu") -> nets.Network:
+    """The network of a config with `network` and `widths`; the activation is that of an mlp."""
     if config.network == "mlp":
-        return nets.mlp(num_classes, widths=config.widths)
+        return nets.mlp(num_classes, widths=config.widths, activation=activation)
     return nets.make(config.network, num_classes)
 
 
