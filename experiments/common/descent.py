@@ -197,18 +197,17 @@ def fisher_columns(
       num_matvecs: curvature products allowed.
     """
     own = dataclasses.replace(task, weights=jnp.asarray(weights))
-    spectral, tempered = jax.random.split(key)
-    operator = iw.ggn(own, params, batch_size=CHUNK)
-    spectrum = iw.spectral_measure(operator, key=spectral, num_matvecs=num_matvecs)
     number = float(weights.sum())
     logits, loss = (np.asarray(x, np.float64) for x in _outputs(own, params))
     live = weights > 0
     temperature = matched_temperature(logits[live], weights[live])
-    cooled = iw.ggn(own, with_logits_divided(params, temperature), batch_size=CHUNK)
-    matched = iw.trace(cooled, key=tempered, num_matvecs=num_matvecs)
+    spectrum, matched = (
+        iw.spectral_measure(iw.ggn(own, w, batch_size=CHUNK), key=key, num_matvecs=num_matvecs)
+        for w in (params, with_logits_divided(params, temperature))
+    )
     right = logits.argmax(1) == np.asarray(own.targets)
     columns: dict[str, Any] = {
-        "num_weights": operator.size,
+        "num_weights": spectrum.size,
         "num_examples": int(number),
         "num_outputs": int(np.sum(logits[0] > ABSENT / 2)),
         "products": int(spectrum.cost),
@@ -218,7 +217,7 @@ def fisher_columns(
         "temperature": temperature,
     }
     columns |= _interval("trace_per_label", spectrum.trace(), number)
-    columns |= _interval("matched_trace_per_label", matched, number)
+    columns |= _interval("matched_trace_per_label", matched.trace(), number)
     for scale in prior_scales:
         columns |= _interval(half_logdet(scale), spectrum.logdet(scale**2), 2.0)
     return columns
