@@ -3,16 +3,19 @@
 A small network is trained by SGD on points in the plane. At epochs that grow geometrically: the
 trace of its Fisher F, and ½ log det(I + λ²F) for several λ (F is singular: without the damping
 there is nothing to plot, and λ sets what is seen). Logits that grow make F fall without any change
-of a decision, so the trace stands beside that of the same network at a matched temperature.
+of a decision, so the trace stands beside that of the same network at a matched temperature. From
+the usual random start, which has features already, and from a smaller one.
 
 Default: about a minute on 2 CPU cores. Paper: Achille, Paolini & Soatto (arXiv:1905.12213), Fig. 1.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import checks, descent, style, tables
@@ -32,7 +35,8 @@ class Config:
       num_examples: training examples; 0 for all.
       network: mlp (tanh), small_alexnet, all_cnn or resnet18.
       widths: hidden units of the mlp.
-      num_seeds: networks, each with its own start and minibatches.
+      starts: factors on the initial weights; decreasing, from 1.
+      num_seeds: networks for each, with a start and minibatches of their own.
       num_steps: SGD steps.
       batch_size: examples a step.
       learning_rate: of the mean loss; constant.
@@ -46,7 +50,8 @@ class Config:
     num_examples: int = 200
     network: str = "mlp"
     widths: tuple[int, ...] = (16, 16)
-    num_seeds: int = 8
+    starts: tuple[float, ...] = (1.0, 0.3)
+    num_seeds: int = 6
     num_steps: int = 30_000
     batch_size: int = 20
     learning_rate: float = 0.1
@@ -58,6 +63,8 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
+        if self.starts[:1] != (1.0,) or min(self.starts) <= 0 or np.any(np.diff(self.starts) >= 0):
+            raise ValueError(f"starts must be positive and decrease from 1, got {self.starts}")
         if self.num_seeds < 2 or self.num_stops < 3:
             raise ValueError(
                 "num_seeds must be at least 2 and num_stops at least 3, got "
@@ -88,47 +95,45 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
-    """One row for each seed and stop."""
+    """One row for each start, seed and stop."""
     network = common.network(config, dataset.num_classes, "tanh")
     inputs, count = dataset.train_inputs, len(dataset.train_inputs)
     present = np.ones(dataset.num_classes, bool)
     task = descent.pool(network, inputs, dataset.train_targets, present)
     making, probing = jax.random.split(jax.random.key(config.seed))
-    everybody = np.tile(np.arange(count), (config.num_seeds, 1))
+    places = np.repeat(config.starts, config.num_seeds)
+    everybody = np.tile(np.arange(count), (len(places), 1))
     members = descent.family(making, network, task.inputs["x"], everybody, count)
+    shrink = jax.vmap(lambda factor, w: jax.tree.map(lambda x: factor * x, w))
+    members = dataclasses.replace(members, params=shrink(jnp.asarray(places), members.params))
     steps = np.geomspace(1, config.num_steps, config.num_stops - 1).round().astype(int)
     stops = [0, *np.unique(steps).tolist()]
     weights = descent.path(
         context, task, members, stops, micro=config.batch_size, rate=config.learning_rate
     )
-    ledger = context.ledger("fisher")
-    places = [(i, s) for i in range(len(stops)) for s in range(config.num_seeds)]
-    return [
-        {
-            "seed": s,
-            "epoch": stops[i] * config.batch_size / count,
-            **ledger.get(
-                f"{i} {s}",
-                lambda i=i, s=s: descent.fisher_columns(
-                    task,
-                    jax.tree.map(lambda w: w[i, s], weights),
-                    members.weights(s, count),
-                    prior_scales=config.prior_scales,
-                    key=jax.random.fold_in(probing, s),
-                    num_matvecs=config.num_matvecs,
-                ),
-            ),
-        }
-        for i, s in context.track(places, "fisher")
-    ]
+    ledger, rows = context.ledger("fisher"), []
+    options = {"prior_scales": config.prior_scales, "num_matvecs": config.num_matvecs}
+
+    def columns(stop: int, member: int) -> dict[str, Any]:
+        params = jax.tree.map(lambda w: w[stop, member], weights)
+        own = jax.random.fold_in(probing, member)
+        return descent.fisher_columns(
+            task, params, members.weights(member, count), key=own, **options
+        )
+
+    for stop, member in context.track(list(np.ndindex(len(stops), len(places))), "fisher"):
+        found = ledger.get(f"{stop} {member}", partial(columns, stop, member))
+        where = {"start": float(places[member]), "seed": member % config.num_seeds}
+        rows.append({**where, "epoch": stops[stop] * config.batch_size / count, **found})
+    return rows
 
 
 # ------------------------------------------------------------------------ what the table says
 
 
-def column(rows: Rows, name: str) -> np.ndarray:
+def column(rows: Rows, name: str, start: float = 1.0) -> np.ndarray:
     """One column, (stops, seeds), epochs increasing."""
-    return tables.grid(rows, name, axes=("epoch", "seed"))
+    return tables.grid(rows, name, axes=("epoch", "seed"), start=start)
 
 
 def quantities(config: Config) -> list[str]:
@@ -137,23 +142,32 @@ def quantities(config: Config) -> list[str]:
     return ["trace_per_label", "matched_trace_per_label", *scales]
 
 
-def story(rows: Rows, name: str) -> dict[str, Any]:
+def story(rows: Rows, name: str, start: float) -> dict[str, Any]:
     """The largest rise of log(quantity), and its fall once the data are fitted to 95 %.
 
-    Where they are is read off the means over seeds; errors are those of the paired differences.
+    The rise is told of the mean over seeds (paired differences between its ends) and of every seed
+    alone, each smoothed over three stops, since bumps of different seeds need not coincide.
     """
-    logs = np.log(column(rows, name))[1:]  # at the start nothing has been learned
-    accuracy, epochs = (column(rows, c).mean(1)[1:] for c in ("accuracy", "epoch"))
-    mean = logs.mean(1)
-    rises = np.triu(mean[None, :] - mean[:, None])  # from row to column
-    low, high = np.unravel_index(np.argmax(rises), rises.shape)
+    logs = np.log(column(rows, name, start))[1:]  # before the first step nothing is learned
+    accuracy, epochs = (column(rows, c, start).mean(1)[1:] for c in ("accuracy", "epoch"))
+    low, high = _largest_rise(logs.mean(1))
     fitted = int(np.argmax(accuracy >= min(FITTED, accuracy.max())))
+    smooth = (logs[:-2] + logs[1:-1] + logs[2:]) / 3 if len(logs) > 2 else logs
+    each = [own[end] - own[begin] for own in smooth.T for begin, end in [_largest_rise(own)]]
     return {
         "log_rise": _mean(logs[high] - logs[low]),
         "rise_epochs": [tables.rounded(epochs[i]) for i in (low, high)],
         "rise_accuracies": [tables.rounded(accuracy[i]) for i in (low, high)],
+        "log_rise_of_a_seed": _mean(np.array(each)),
         "log_fall_once_fitted": _mean(logs[fitted] - logs[-1]),
     }
+
+
+def _largest_rise(curve: np.ndarray) -> tuple[int, int]:
+    """Where a curve (T,) is lowest and highest, in this order, around its largest rise."""
+    rises = np.triu(curve[None, :] - curve[:, None])  # from row to column
+    low, high = np.unravel_index(np.argmax(rises), rises.shape)
+    return int(low), int(high)
 
 
 def _mean(differences: np.ndarray) -> list[float | None]:
@@ -163,25 +177,33 @@ def _mean(differences: np.ndarray) -> list[float | None]:
 
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
-    """The paper's two claims for every quantity: a bump, and a fall at the end."""
-    stories = {name: story(rows, name) for name in quantities(config)}
+    """The paper's two claims for every start and quantity: a bump, and a fall at the end."""
+    stories = {
+        f"start_{start:g}": {name: story(rows, name, start) for name in quantities(config)}
+        for start in config.starts
+    }
     seen = {
-        said: {n: s[key][0] > 3 * s[key][1] for n, s in stories.items()}
+        said: {
+            start: {name: own[key][0] > 3 * own[key][1] for name, own in by_name.items()}
+            for start, by_name in stories.items()
+        }
         for said, key in (("bump", "log_rise"), ("falls_at_the_end", "log_fall_once_fitted"))
     }
-    final = tables.rounded(column(rows, "accuracy")[-1].mean())
-    return {**stories, **seen, "final_accuracy": final}
+    return {**stories, **seen}
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:
     """Whether log-determinants and traces fit together, and the networks learn."""
-    accuracy = column(rows, "accuracy")
+    begin, end = (
+        np.array([column(rows, "accuracy", start)[i].mean() for start in config.starts])
+        for i in (0, -1)
+    )
     return [
         *descent.check_logdets(rows, config.prior_scales),
         checks.Check(
-            "the networks learn",
-            bool(accuracy[-1].mean() > accuracy[0].mean()),
-            f"accuracy {accuracy[0].mean():.3f} before, {accuracy[-1].mean():.3f} after training",
+            "the networks learn, from every start",
+            bool(np.all(end > begin)),
+            f"accuracy {begin.round(3)} before, {end.round(3)} after training",
         ),
     ]
 
@@ -194,10 +216,13 @@ def table(rows: Rows) -> str:
         n.replace("half_logdet_nats_scale_", "½logdet λ=").replace("_per_label", "/N")
         for n in names
     ]
-    lines = [f"{'epoch':>9} " + " ".join(f"{head:>16}" for head in heads)]
-    epochs, columns = column(rows, "epoch").mean(1), [column(rows, n).mean(1) for n in names]
-    for i in range(0, len(epochs), max(len(epochs) // 8, 1)):
-        lines.append(f"{epochs[i]:9.3g} " + " ".join(f"{c[i]:16.4g}" for c in columns))
+    lines = [f"{'start':>5} {'epoch':>9} " + " ".join(f"{head:>16}" for head in heads)]
+    for start in sorted({row["start"] for row in rows}, reverse=True):
+        epochs, *columns = (column(rows, n, start).mean(1) for n in ("epoch", *names))
+        for i in range(0, len(epochs), max(len(epochs) // 8, 1)):
+            lines.append(
+                f"{start:5g} {epochs[i]:9.3g} " + " ".join(f"{c[i]:16.4g}" for c in columns)
+            )
     return "\n".join(lines)
 
 
@@ -205,35 +230,39 @@ def plot(rows: Rows, config: Config) -> Any:
     """Traces, log-determinants, and how well the networks fit, against epochs."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.9))
+    panels = 2 + len(config.starts)
+    figure, axes = plt.subplots(1, panels, figsize=(3.9 * panels, 3.9))
     epoch = column(rows, "epoch")[1:].mean(1)
     traces = (
         ("trace_per_label", "tr F/N", style.BLUE, "-"),
         ("matched_trace_per_label", "at the matched temperature", style.ORANGE, "--"),
     )
     for name, label, colour, dash in traces:
-        style.band(
-            axes[0], epoch, column(rows, name)[1:], color=colour, linestyle=dash, label=label
-        )
-    axes[0].set(yscale="log", ylabel="trace (nats per squared weight)", title="trace")
-    for scale, (colour, dash) in zip(config.prior_scales, LOOKS, strict=False):
-        values = column(rows, half_logdet(scale))
-        look = {"color": colour, "linestyle": dash, "label": f"λ = {scale:g}"}
-        style.band(axes[1], epoch, values[1:], **look)
-    axes[1].set(yscale="log", ylabel="nats", title="½ log det(I + λ²F)")
+        look = {"color": colour, "linestyle": dash, "label": label}
+        style.band(axes[0], epoch, column(rows, name)[1:], **look)
+    axes[0].set(yscale="log", ylabel="nats per squared weight", title="trace")
+    for axis, start in zip(axes[1:], config.starts, strict=False):
+        for scale, (colour, dash) in zip(config.prior_scales, LOOKS, strict=False):
+            values = column(rows, half_logdet(scale), start)[1:]
+            relative = values / values.mean(1).max()
+            label = f"λ = {scale:g} (1 is {values.mean(1).max():.3g} nats)"
+            axis.plot(epoch, relative, color=colour, linewidth=0.5, alpha=0.4)
+            axis.plot(epoch, relative.mean(1), color=colour, linestyle=dash, label=label)
+        title = "½ log det(I + λ²F)" + (f", from {start:g} of the weights" if start != 1 else "")
+        axis.set(ylabel="part of the largest mean", title=title, ylim=(0, 1.55))
     loss, error = column(rows, "loss_nats_per_label"), 1 - column(rows, "accuracy")
-    style.band(axes[2], epoch, error[1:], color=style.BLUE, label="training error")
-    style.band(
-        axes[2], epoch, loss[1:], color=style.GREY, linestyle="--", label="loss (nats a label)"
-    )
-    axes[2].set(title="fit")
+    last = axes[-1]
+    style.band(last, epoch, error[1:], color=style.BLUE, label="training error")
+    look = {"color": style.GREY, "linestyle": "--", "label": "loss (nats a label)"}
+    style.band(last, epoch, loss[1:], **look)
+    last.set(title="fit", ylim=(0, 1))
     for axis in axes:
         axis.set(xscale="log", xlabel="epoch")
         axis.title.set_fontsize(10)
         axis.legend(fontsize=8)
     figure.suptitle(
         f"{config.dataset}, {rows[0]['num_examples']} examples, {rows[0]['num_weights']} weights; "
-        f"mean and range of {config.num_seeds} seeds",
+        f"{config.num_seeds} seeds: mean, and range or single seeds",
         fontsize=10,
     )
     return figure
