@@ -334,7 +334,7 @@ def plot(rows: Rows, config: Config) -> Any:
         axis.set(xlabel="along the difference of the ends", ylabel="stiffest direction")
     axes[0].set_title("two paths of SGD", fontsize=10)
     axes[1].set_title("their ends", fontsize=10)
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="best")
     last = [column(rows, "path", n, ("other", "step"))[:, -1] for n in "uv"]
     for set_limits, ends, extent in zip(
         (axes[1].set_xlim, axes[1].set_ylim), last, np.abs(ellipse).max(1), strict=True

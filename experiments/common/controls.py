@@ -159,27 +159,24 @@ def plot(
     """
     import matplotlib.pyplot as plt
 
-    panels = {**quantities(scales), "loss_nats_per_label": "training loss"}
-    units = {
-        name: "nats" if name.startswith("half") else "nats per squared weight" for name in panels
-    }
-    units["loss_nats_per_label"] = "nats a label"
-    columns = -(-len(panels) // 2) if len(panels) > 4 else len(panels)
-    lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.4 * lines), squeeze=False)
-    for place, (name, title) in zip(axes.flat, panels.items(), strict=False):
+    names = quantities(scales)
+    figure, axes = plt.subplots(1, len(names) + 1, figsize=(3.1 * (len(names) + 1), 3.7))
+    for place, name in zip(axes, [*names, "loss_nats_per_label"], strict=True):
         for (control, said), (colour, marker, dash) in zip(controls.items(), LOOKS, strict=True):
             x, y = (column(rows, axis, control, n) for n in (axis, name))
             error = y.std(1, ddof=1) / np.sqrt(y.shape[1])
             look = {"color": colour, "marker": marker, "linestyle": dash, "label": said}
             place.errorbar(x.mean(1), y.mean(1), error, capsize=2, **look)
-        place.set(xscale="log", yscale="log", xlabel=label, ylabel=units[name])
-        place.set_title(title, fontsize=10)
+        place.set(xscale="log", xlabel=label)
         ticks = sorted({row[axis] for row in rows})
         place.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        place.minorticks_off()
-    for place in axes.flat[len(panels) :]:
-        place.axis("off")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+        place.xaxis.minorticks_off()
+        if name in names:
+            place.set_ylim(bottom=0)
+            place.set_ylabel("nats" if name.startswith("half") else "nats per squared weight")
+            place.set_title(names[name], fontsize=10)
+    axes[-1].set(yscale="log", ylabel="nats a label")
+    axes[-1].set_title("training loss", fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(controls), fontsize=9)
     return figure
