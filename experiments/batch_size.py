@@ -4,7 +4,7 @@ Small batches are said to end where the Fisher is small. At equal epochs, as in 
 batch also takes more steps, and with equal rate its steps are noisier; so the sweep is made three
 times: at equal epochs, at equal steps, and at equal epochs with equal rate/batch.
 
-Default: digits, about two minutes on 2 CPU cores. Paper: Achille, Paolini & Soatto
+Default: digits, about a minute on 2 CPU cores. Paper: Achille, Paolini & Soatto
 (arXiv:1905.12213), Fig. 4 left.
 """
 
@@ -52,9 +52,9 @@ class Config:
     dataset: str = "digits"
     num_examples: int = 1000
     network: str = "mlp"
-    widths: tuple[int, ...] = (10,)
+    widths: tuple[int, ...] = (8,)
     batches: tuple[int, ...] = (8, 32, 128, 512)
-    num_epochs: int = 60
+    num_epochs: int = 40
     learning_rate: float = 0.05
     num_seeds: int = 4
     prior_scales: tuple[float, ...] = (0.1, 1.0)

@@ -4,7 +4,7 @@ A network learns the first c classes. More classes also mean more examples, more
 outputs; so the sweep is made three times: as it comes, with as many examples whatever c, and with
 as many outputs whatever c.
 
-Default: digits, about two minutes on 2 CPU cores. Paper: Achille, Paolini & Soatto
+Default: digits, about a minute on 2 CPU cores. Paper: Achille, Paolini & Soatto
 (arXiv:1905.12213), Fig. 4 right.
 """
 
@@ -50,7 +50,7 @@ class Config:
     dataset: str = "digits"
     num_examples: int = 1000
     network: str = "mlp"
-    widths: tuple[int, ...] = (10,)
+    widths: tuple[int, ...] = (8,)
     classes: tuple[int, ...] = (2, 4, 6, 8, 10)
     num_epochs: int = 60
     batch_size: int = 16

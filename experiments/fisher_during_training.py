@@ -51,11 +51,11 @@ class Config:
     network: str = "mlp"
     widths: tuple[int, ...] = (16, 16)
     starts: tuple[float, ...] = (1.0, 0.3)
-    num_seeds: int = 6
+    num_seeds: int = 5
     num_steps: int = 30_000
     batch_size: int = 20
     learning_rate: float = 0.1
-    num_stops: int = 24
+    num_stops: int = 22
     prior_scales: tuple[float, ...] = (0.1, 1.0, 10.0)
     num_matvecs: int = 2000
     seed: int = 0

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
@@ -43,6 +44,15 @@ class Point:
     parts: int
     rate: float
 
+    @property
+    def label(self) -> str:
+        """What is computed; where two controls agree they share it."""
+        outputs = int(jnp.sum(self.task.inputs["absent"][0] == 0))
+        return (
+            f"{self.x:g}: {int(self.members.count)} examples, {outputs} outputs, "
+            f"{self.num_steps} steps of {self.parts} at {self.rate:g}"
+        )
+
 
 def measure(
     context: Context,
@@ -58,8 +68,7 @@ def measure(
     ledger, rows = context.ledger("points"), []
     options = {"prior_scales": prior_scales, "num_matvecs": num_matvecs}
     for point in context.track(points, "networks"):
-        label = f"{point.control} {point.x:g}"
-        found = ledger.get(label, partial(_train_and_measure, point, key, micro, options))
+        found = ledger.get(point.label, partial(_train_and_measure, point, key, micro, options))
         same = {"num_steps": point.num_steps, "learning_rate": point.rate}
         rows += [
             {"control": point.control, axis: point.x, "seed": seed, **same, **columns}
