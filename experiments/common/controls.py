@@ -123,8 +123,17 @@ def slope(rows: Rows, axis: str, control: str, name: str) -> tuple[float, float]
     return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
 
 
+def log_steps(rows: Rows, axis: str, control: str, name: str) -> list[list[float | None]]:
+    """Change of log(quantity) from one setting to the next, paired by seed: [mean, its error]."""
+    steps = np.diff(np.log(column(rows, axis, control, name)), axis=0)
+    errors = steps.std(1, ddof=1) / np.sqrt(steps.shape[1])
+    return [
+        [tables.rounded(m), tables.rounded(e)] for m, e in zip(steps.mean(1), errors, strict=True)
+    ]
+
+
 def slopes(rows: Rows, axis: str, controls: Iterable[str], scales: Sequence[float]) -> dict:
-    """[slope, standard error] of every quantity under every control, and whether it is rising."""
+    """[slope, standard error] of every quantity under every control; the steps of the trace."""
     names = quantities(scales)
     found = {c: {n: slope(rows, axis, c, n) for n in names} for c in controls}
     return {
@@ -136,6 +145,7 @@ def slopes(rows: Rows, axis: str, controls: Iterable[str], scales: Sequence[floa
             c: {n: bool(mean > 3 * error) for n, (mean, error) in own.items()}
             for c, own in found.items()
         },
+        "trace_log_steps": {c: log_steps(rows, axis, c, "trace_per_label") for c in found},
     }
 
 
