@@ -153,6 +153,8 @@ def load(
       name: of the data set; None for that of the config.
     """
     name = name or config.dataset
+    if name == "points":
+        return data.subset(points.load(), num_examples or points.NUM_TRAIN, config.seed)
     dataset = data.load(
         name, data_dir=data_dir, num_examples=num_examples or None, seed=config.seed
     )

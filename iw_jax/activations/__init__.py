@@ -4,5 +4,5 @@ from iw_jax.activations.effective import EffectiveInformation as EffectiveInform
 from iw_jax.activations.effective import effective_information as effective_information
 from iw_jax.activations.emergence import emergence_bounds as emergence_bounds
 from iw_jax.activations.emergence import multiplicative_information as multiplicative_information
-from iw_jax.activations.noisy import noisy_activations as noisy_activations
 from iw_jax.activations.probes import probe_information as probe_information
+from iw_jax.activations.weight_noise import noisy_activations as noisy_activations
