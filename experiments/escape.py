@@ -1,4 +1,4 @@
-"""How long noise takes to leave a sharp and a flat minimum: does it prefer the flat one?
+"""How long noise takes to leave a sharp and a flat minimum, and whether it prefers the flat one.
 
 Two minima of equal loss, one sharp and one flat, joined by a barrier. Under isotropic noise of
 temperature T the times to escape from them have the ratio sqrt(det H_sharp/det H_flat) at every T
@@ -72,7 +72,7 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(temperatures=(0.35, 0.6), num_escapes=100, num_steps=4000),
+    "quick": Config(temperatures=(0.4, 0.6), num_escapes=60, num_steps=4000),
     "default": Config(),
     "paper": Config(
         temperatures=(0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
@@ -241,33 +241,36 @@ class Walkers(NamedTuple):
 def walk(
     key: jax.Array, walkers: Walkers, position: jax.Array, escapes: jax.Array, num_draws: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Euler-Maruyama; positions (W, d) and numbers of escapes (W,) after num_draws * DRAWN steps.
+    """Euler-Maruyama; positions (d, W) and numbers of escapes (W,) after num_draws * DRAWN steps.
 
     A walk in steps sees a path only now and then and misses that it was beyond the target for a
     moment: the target lies 0.5826 standard deviations of a step nearer (Broadie, Glasserman & Kou
     1997; Gobet 2000), so that the error of the mean time is of first order in the step.
     """
-    across = jnp.arange(position.shape[1]) == 0
-    restart = walkers.start[:, None] * across
+    restart = starting(walkers.start, len(position))
     side = jnp.sign(walkers.target - walkers.start)
     reach = jnp.sqrt(2 * noise(walkers.target, walkers.temperature, walkers.world) * walkers.step)
     target = walkers.target - OVERSHOOT * side * reach
-    gradient = jax.vmap(jax.grad(loss))
+    gradient = jax.vmap(jax.grad(loss), in_axes=(1, 0), out_axes=1)
 
     def one(state: tuple[jax.Array, jax.Array], normal: jax.Array) -> Any:
         position, escapes = state
-        D = noise(position[:, 0], walkers.temperature, walkers.world)
-        kick = jnp.sqrt(2 * D * walkers.step)[:, None] * normal
-        slope = gradient(position, walkers.world)
-        position = position - walkers.step[:, None] * slope + kick
-        out = side * (position[:, 0] - target) >= 0
-        return (jnp.where(out[:, None], restart, position), escapes + out), None
+        D = noise(position[0], walkers.temperature, walkers.world)
+        kick = jnp.sqrt(2 * D * walkers.step) * normal
+        position = position - walkers.step * gradient(position, walkers.world) + kick
+        out = side * (position[0] - target) >= 0
+        return (jnp.where(out, restart, position), escapes + out), None
 
     def some(state: tuple[jax.Array, jax.Array], key: jax.Array) -> Any:
         normals = jax.random.normal(key, (DRAWN, *position.shape))
         return jax.lax.scan(one, state, normals)[0], None
 
     return jax.lax.scan(some, (position, escapes), jax.random.split(key, num_draws))[0]
+
+
+def starting(x: jax.Array, dimension: int) -> jax.Array:
+    """Positions (d, W) at the bottom of the valley, from x (W,)."""
+    return jnp.zeros((dimension, len(x)), x.dtype).at[0].set(x)
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
@@ -323,8 +326,7 @@ def _simulated(
         position, escapes = walk(jax.random.fold_in(root, i), walkers, *state, draws)
         return position, escapes if i >= FORGOTTEN else jnp.zeros_like(escapes)
 
-    position = jnp.zeros((len(owner), dimension)).at[:, 0].set(walkers.start)
-    state = position, jnp.zeros(len(owner), jnp.int32)
+    state = starting(walkers.start, dimension), jnp.zeros(len(owner), jnp.int32)
     stage = "one weight" if dimension == 1 else "valleys"
     escapes = np.asarray(context.iterate(round_of, state, NUM_ROUNDS, stage)[1])
     rows = []
@@ -540,9 +542,10 @@ def plot(rows: Rows, config: Config) -> Any:
             axes[0, 1].errorbar(1 / T, value, 1.96 * error, **look)
             axes[0, 1].plot(1 / T, truth, color=colour, linestyle=dash, linewidth=1)
         ratio, error = np.exp(log_ratio(rows, name)), log_ratio_error(rows, name)
-        axes[1, 0].errorbar(T, ratio, 1.96 * error * ratio, color=colour, marker=marker, ls="")
+        look = {"color": colour, "marker": marker, "linestyle": "", "label": label}
+        axes[1, 0].errorbar(T, ratio, 1.96 * error * ratio, **look)
         truth = np.exp(log_ratio(rows, name, "mean_escape_exact"))
-        axes[1, 0].plot(T, truth, color=colour, linestyle=dash, marker=marker, label=label)
+        axes[1, 0].plot(T, truth, color=colour, linestyle=dash, linewidth=1)
     root = float(np.exp(by_determinants(rows, "isotropic")))
     axes[1, 0].axhline(root, color="black", linestyle=":", label="√(det H sharp/det H flat)")
     axes[0, 1].set(
