@@ -38,8 +38,11 @@ class SketchedInverse:
         return jax.vmap(krylov.gram)(inside) + jax.vmap(krylov.gram)(outside)
 
     def _split(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        inside = krylov.dot(rows, self.vectors.T)
-        return inside, rows - krylov.dot(inside, self.vectors)
+        inside, outside = jnp.zeros((), rows.dtype), rows
+        for _ in range(2):  # what one pass leaves inside is rounding, which 1/shift would magnify
+            part = krylov.dot(outside, self.vectors.T)
+            inside, outside = inside + part, outside - krylov.dot(part, self.vectors)
+        return inside, outside
 
 
 @partial(jax.jit, static_argnames=("rtol", "max_solves"))

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
-from iw_jax.curvature import krylov
+from iw_jax.curvature import krylov, measure
 from iw_jax.curvature.curvatures import ggn, hessian
 from iw_jax.curvature.eigenpairs import top_eigenpairs
 from iw_jax.curvature.inverse import SketchedInverse, solve
@@ -42,7 +42,8 @@ class StabilityInformation:
 
     Attributes:
       nats: I(w; D) = ½ log det(I + S A'Σ^-1A S), exact where the loss is quadratic in (w, D) and
-        D is Gaussian. `cost` leaves out the steps of the solves.
+        D is Gaussian. The bracket reaches up by what rounding may hide in directions that hardly
+        move the weights; `cost` leaves out the steps of the solves.
       asymptotic: ½ log det(S A'Σ^-1A S), the published form for Gaussian D; nats, below `nats`,
         and -inf where some direction of D does not move the weights.
       metric: A'Σ^-1A, (d, d): Δ' metric Δ is the squared shift of the minimum in the metric of its
@@ -134,19 +135,19 @@ def stability_information(
     checks.key("key", key)
     checks.at_least("num_matvecs", num_matvecs, 1)
     checks.at_least("max_solves", max_solves, 1)
+    if np.ndim(beta) != 0:
+        raise ValueError(f"beta must be a scalar, got shape {np.shape(beta)}")
     require_isotropic(prior)
-    checks.finite("data", data)
-    noise = jax.tree.map(
-        jnp.full_like, data, trees.broadcast_prefix("noise_scale", noise_scale, data)
-    )
-    deviation = np.asarray(ravel_pytree(noise)[0], np.float64)
     for leaf in jax.tree.leaves(data):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(f"data must be floating-point, got a leaf of {jnp.result_type(leaf)}")
-    task = perturb(task, data)
+    checks.finite("data", data)
+    full = trees.broadcast_prefix("noise_scale", noise_scale, data)
+    deviation = np.asarray(ravel_pytree(jax.tree.map(jnp.full_like, data, full))[0], np.float64)
+    here = perturb(task, data)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
     H, F = (
-        kind(task, params, batch_size=batch_size).congruence(scales) for kind in (curvature, ggn)
+        kind(here, params, batch_size=batch_size).congruence(scales) for kind in (curvature, ggn)
     )
     shift = jnp.asarray(beta, F.dtype)
     sketching, searching = jax.random.split(key)
@@ -157,7 +158,7 @@ def stability_information(
             f"{smallest:.3g} (in units of the prior, β = {beta:g}): they are no minimum of the "
             "penalised loss. Train on, take a narrower prior or a larger beta, or curvature=iw.ggn"
         )
-    gradient = penalised_gradient(task, params, prior, scales, shift, batch_size)
+    gradient = penalised_gradient(here, params, prior, scales, shift, batch_size)
     checks.finite("the gradient at params", gradient)
     forces = _forces(task, params, scales, data, perturb, batch_size).astype(F.dtype)
     inverse = SketchedInverse(*sketch(F, sketching, min(num_matvecs, F.size)), shift)
@@ -181,13 +182,22 @@ def stability_information(
             stacklevel=2,
         )
     signal = np.linalg.eigvalsh(deviation[:, None] * metric * deviation)
-    resolved = signal > len(signal) * np.finfo(F.dtype).eps * signal.max(initial=0)
-    signal = np.where(resolved, signal, 0)
+    floor = (
+        len(signal) * np.finfo(F.dtype).eps * signal.max()
+    )  # rounding; below it nothing is known
+    known = np.where(signal > floor, signal, 0)
+    least = 0.5 * np.log1p(known).sum()
+    most = 0.5 * np.log1p(np.maximum(signal, floor)[-F.size :]).sum()  # the rank is n at most
+    nats = trees.replace(
+        Estimate.exact(least, 2 * num_matvecs + len(moved)),
+        bracket_upper=most,
+        converged=(most - least) / 2 <= measure.OPEN * most,
+    )
     with np.errstate(divide="ignore"):
-        asymptotic = float(0.5 * np.log(signal).sum())
+        asymptotic = float(0.5 * np.log(known).sum())
     motion = jax.tree.map(jnp.multiply, scales, F.unflatten(moved[:-1]))
     return StabilityInformation(
-        nats=Estimate.exact(0.5 * np.log1p(signal).sum(), 2 * num_matvecs + len(moved)),
+        nats=nats,
         asymptotic=asymptotic,
         metric=metric,
         sensitivity=motion,

@@ -39,6 +39,8 @@ def test_regression_moves_by_the_hat_matrix():
     np.testing.assert_allclose(found.metric, hat / variance, atol=1e-7)
     np.testing.assert_allclose(found.sensitivity, np.linalg.lstsq(x, np.eye(8))[0].T, atol=1e-7)
     np.testing.assert_allclose(found.nats.value, 1.5 * np.log1p(NOISE**2 / variance), rtol=1e-7)
+    np.testing.assert_allclose(found.nats.bracket_upper, found.nats.value, rtol=1e-12)
+    assert found.nats.converged
     assert found.asymptotic == -np.inf  # eight targets move three weights
     assert found.off_minimum < 1e-8
 
@@ -164,6 +166,42 @@ def test_a_sketch_and_solves_in_chunks_find_the_same(network):
     np.testing.assert_allclose(sketched.metric, exact.metric, rtol=1e-5, atol=1e-8)
 
 
+def test_what_rounding_hides_is_in_the_bracket():
+    """Float32, one direction 1e-6 times weaker than the other: its nats are open, not made up."""
+    strength = np.array([1.0, 1e-6], np.float32)
+    task = iw.Task(
+        lambda w, x: w * x, iw.GaussianLikelihood(1e-4), jnp.ones(2, jnp.float32), jnp.zeros(2)
+    )
+    found = stability(
+        task,
+        jnp.zeros(2, jnp.float32),
+        1.0,
+        data=jnp.zeros(2, jnp.float32),
+        perturb=lambda task, d: with_targets(task, strength * d),
+        noise_scale=1e3,
+        rtol=1e-5,
+    )
+    truth = 0.5 * np.log1p(strength.astype(float) ** 2 * 1e3**2 / (BETA * 1e-8)).sum()
+    assert found.nats.bracket_lower < truth < found.nats.bracket_upper
+    assert not found.nats.converged
+
+
+def test_data_may_be_shifts_of_those_of_the_task():
+    """Targets y/2 + shift at the shift y/2 are targets y."""
+    y = jnp.array(WORLD.y)
+    half = with_targets(WORLD.task, y / 2)
+    shifted = stability(
+        half,
+        jnp.array(WORLD.minimum),
+        1e3,
+        data=y / 2,
+        perturb=lambda task, shift: with_targets(task, task.targets + shift),
+    )
+    plain = stability(WORLD.task, jnp.array(WORLD.minimum), 1e3)
+    np.testing.assert_allclose(shifted.metric, plain.metric, atol=1e-9)
+    np.testing.assert_allclose(shifted.off_minimum, plain.off_minimum, atol=1e-12)
+
+
 def test_weights_off_their_minimum_are_told_by_how_much():
     params = jnp.array(WORLD.minimum) + jnp.array([0.5, 0.0, 0.0])
     with pytest.warns(UserWarning, match="nats away from a minimum"):
@@ -190,6 +228,7 @@ def test_a_saddle_is_refused():
     ("changes", "error", "message"),
     [
         ({"beta": 0.0}, ValueError, "beta must be positive"),
+        ({"beta": np.ones(2)}, ValueError, "beta must be a scalar"),
         ({"tolerance": -1.0}, ValueError, "tolerance must be positive"),
         ({"noise_scale": 0.0}, ValueError, "noise_scale must be positive"),
         ({"noise_scale": {"a": 1.0}}, ValueError, "noise_scale must be one value or a"),
