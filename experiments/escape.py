@@ -138,6 +138,7 @@ def loss(position: jax.Array, world: Landscape) -> jax.Array:
     return well + stiffness / 2 * jnp.sum(position[1:] ** 2)
 
 
+@jax.jit
 def noise(x: jax.Array, temperature: Any, world: Landscape) -> jax.Array:
     """D(x) in dX = -∇L dt + sqrt(2D) dW (Itô): T, or T φ'², which is T on the barrier."""
     slope = 1 - world.bend * x / jnp.sqrt(x**2 + 1)
@@ -572,12 +573,11 @@ def plot(rows: Rows, config: Config) -> Any:
 
 def _draw_landscapes(axis: Any) -> None:
     x = np.linspace(float(weight(-1.45, BEND)), float(weight(1.45, BEND)), 400)
-    at = jnp.asarray(x)[:, None]
     for name in ("isotropic", "tilted"):
-        values = jax.vmap(loss, (0, None))(at, LANDSCAPES[name])
+        values = plane(x[:, None], np.zeros(1), LANDSCAPES[name])
         _, colour, _, dash = CASES[name]
         axis.plot(x, values, color=colour, linestyle=dash, label=f"loss, {name}")
-    D = noise(jnp.asarray(x), 1.0, LANDSCAPES["shaped"])
+    D = noise(x, 1.0, LANDSCAPES["shaped"])
     axis.plot(x, D, color=style.ORANGE, linestyle="--", label="φ'², noise of the Fisher's shape")
     axis.set(xlabel="weight x", ylim=(0, 2.2), title="a sharp and a flat minimum")
     axis.legend(fontsize=8, loc="upper right")
