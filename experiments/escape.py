@@ -531,7 +531,7 @@ def plot(rows: Rows, config: Config) -> Any:
     """Landscapes; escape times; their ratio against T; the ratio in valleys of two dimensions."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(10.5, 7.6))
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.9))
     _draw_landscapes(axes[0, 0])
     for name, (label, colour, marker, dash) in CASES.items():
         T = column(rows, name, "flat", "temperature")
