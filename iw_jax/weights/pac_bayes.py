@@ -79,9 +79,12 @@ def pac_bayes_bound(
         latter above max_loss/2.
       trade_off: l of "thiemann", between 0 and 2; None for the best, which gives "quadratic".
       num_candidates: J, how many priors (or prices) the reported one was chosen from.
-      num_draws: m, draws of weights that `risk` is the mean of, each scored on all N examples;
-        None where `risk` is exact.
-      draws_delta: probability that R̂ lies above what the draws allow; added to delta.
+      num_draws: m, where `risk` is the mean of m losses that are independent given the data and
+        have the expectation R̂ in the mean: of m draws of weights, each scored on all N examples,
+        or of fresh weights for every example, as often for each (`iw_jax.nets.mlp_local`;
+        m is then N times that). None where `risk` is exact.
+      draws_delta: probability that R̂ lies above what the draws allow; added to delta. Several
+        codes, of which the best is reported, have draws of their own: a share for each.
 
     Returns:
       A `Certificate`, of the broadcast shape of `risk` and `kl`.
@@ -95,7 +98,8 @@ def pac_bayes_bound(
       Thiemann et al., arXiv:1608.05610; Catoni, arXiv:0712.0248; McAllester, arXiv:1307.2118,
       Theorem 2, and Achille et al., arXiv:1905.12213, Theorem 2.2 (linear). Maurer's constant is
       proved for N ≥ 8 and holds below by direct evaluation. Monte-Carlo risk: Langford & Caruana
-      2001; the one-sided log(1/δ') is enough.
+      2001; the one-sided log(1/δ') is enough. Hoeffding 1963, Theorem 1, which it rests on, asks
+      for independent losses in [0, 1], not for equal means: P(mean ≤ q) ≤ e^(-m kl(q‖R̂)), q ≤ R̂.
     """
     _check(kind, risk, kl, num_examples, delta, max_loss, beta, trade_off)
     checks.at_least("num_candidates", num_candidates, 1)

@@ -135,6 +135,36 @@ def test_bounds_hold_where_risk_is_of_few_draws_and_the_best_price_is_chosen():
     assert np.mean(true_risk > exact) > 0.3
 
 
+PROFILES = {  # risks of 60 examples under fresh weights
+    "equal": np.full(60, 0.1),
+    "certain": np.repeat([0.0, 1.0], [54, 6]),
+    "spread": np.linspace(0, 0.5, 60) ** 2,
+    "rare": np.repeat([0.0, 0.05], [40, 20]),
+}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_fresh_weights_for_every_example_count_one_by_one(name):
+    """Hoeffding's bound needs independence, not equal means; shared weights are not independent."""
+    risks, repeats, allowed, trials = PROFILES[name], 4, 0.05, 20_000
+    rng = np.random.default_rng(2)
+    m = risks.size * repeats
+
+    def misses(uniform):
+        found = (uniform < risks).mean((1, 2))
+        certificate = iw.pac_bayes_bound(
+            "seeger", risk=found, kl=0.0, num_examples=60, num_draws=m, draws_delta=allowed
+        )
+        return np.sum(risks.mean() > certificate.risk)
+
+    failed = misses(rng.random((trials, repeats, risks.size)))
+    assert stats.binom.sf(failed - 1, trials, allowed) > 0.01
+    if name == "equal":  # Chernoff's price: a normal tail beyond sqrt(2 log 1/δ') standard errors
+        tail = stats.norm.sf(np.sqrt(2 * np.log(1 / allowed)))
+        assert failed > 0.7 * tail * trials
+        assert misses(rng.random((trials, repeats, 1))) > 3 * allowed * trials
+
+
 def test_accounting_of_delta():
     one = bound("seeger", delta=0.01)
     np.testing.assert_array_equal(bound("seeger", delta=0.04, num_candidates=4), one)
