@@ -28,7 +28,7 @@ from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data, nets, trees
 from iw_jax.nets.local import LocalApply
-from iw_jax.weights.pac_bayes import bounded_nll, kl_inverse
+from iw_jax.weights.pac_bayes import kl_inverse
 
 PRIORS = ("data-free", "data-dependent")
 INITIAL_NOISE = 0.1  # of a code, in units of its layer's initial weights
@@ -83,7 +83,7 @@ class Config:
     batch_size: int = 250
     learning_rate: float = 0.02
     num_draws: int = 16
-    num_repeats: int = 20
+    num_repeats: int = 10
     delta: float = 0.025
     draws_delta: float = 0.01
     seed: int = 0
@@ -137,12 +137,24 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
         num_examples=config.num_examples or None,
         seed=config.seed,
     )
+    split(config, len(dataset.train_targets))  # says now if it cannot be
     small = partial(_averaged, side=config.side)
     return dataclasses.replace(
         dataset,
         train_inputs=small(dataset.train_inputs),
         test_inputs=small(dataset.test_inputs),
     )
+
+
+def split(config: Config, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples the data-dependent prior is learnt from, and which it is certified on."""
+    order = np.random.default_rng((config.seed, 1)).permutation(count)
+    first, rest = np.split(order, [round(config.prior_part * count)])
+    if not (len(first) and len(rest)):
+        raise ValueError(
+            f"prior_part must leave examples on both sides, got {config.prior_part} of {count}"
+        )
+    return first, rest
 
 
 def _averaged(images: np.ndarray, side: int) -> np.ndarray:
@@ -166,12 +178,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         return iw.Task(network.apply_fn, likelihood, jnp.asarray(inputs), jnp.asarray(targets))
 
     inputs, targets = dataset.train_inputs, dataset.train_targets
-    order = np.random.default_rng((config.seed, 1)).permutation(len(targets))
-    first, rest = np.split(order, [round(config.prior_part * len(order))])
-    if not (len(first) and len(rest)):
-        raise ValueError(
-            f"prior_part must leave examples on both sides, got {config.prior_part} of {len(order)}"
-        )
+    first, rest = split(config, len(targets))
     test = task(dataset.test_inputs, dataset.test_targets)
     whole, rest_task = task(inputs, targets), task(inputs[rest], targets[rest])
     key_free, key_first, key_rest, key_draws = jax.random.split(jax.random.key(config.seed), 4)
@@ -289,7 +296,7 @@ def _draw(
         logits = local(key, code.mean, code.scale, task.inputs)
         known = trees.replace(task, apply_fn=lambda *_: logits)
         nats = task.likelihood.nll(logits, task.targets)
-        clipped = bounded_nll(known, code.mean, least=LEAST)
+        clipped = iw.bounded_nll(known, code.mean, least=LEAST)
         return {"wrong": wrong(logits), "clipped": clipped, "nats": nats}
 
     mean = wrong(task.apply_fn(code.mean, task.inputs))

@@ -55,6 +55,10 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
 @pytest.mark.parametrize(
     ("name", "flags", "words"),
     [
+        ("certificates", ["--delta", "1"], "delta must lie between 0 and 1, got 1.0"),
+        ("certificates", ["--draws-delta", "0.99"], "delta + draws_delta must be below 1"),
+        ("certificates", ["--prior-part", "0.9999"], "prior_part must leave examples"),
+        ("certificates", ["--side", "0"], "side must be an integer of at least 1, got 0"),
         ("corruption", ["--fractions", "0.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "0", "1.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "nan", "1"], "fractions must be at least two increasing"),
