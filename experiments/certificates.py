@@ -110,7 +110,7 @@ class Config:
 PRESETS = {
     "quick": Config(
         num_examples=200,
-        widths=(10,),
+        widths=(),
         betas=(1.0, 4.0),
         num_steps=300,
         prior_steps=300,
