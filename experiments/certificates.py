@@ -473,7 +473,8 @@ def plot(rows: Rows, config: Config) -> Any:
             linewidth=1.2,
             label=f"held-out bound, {rows[0]['held_out_examples']:,} examples, no KL",
         )
-        axis.set(xscale="log", xlabel="β", ylabel="error  (%)")
+        _prices(axis, beta)
+        axis.set_ylabel("error  (%)")
         if config.dataset == "mnist":
             for name, value in PUBLISHED[prior]:
                 axis.axhline(100 * value, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
@@ -498,7 +499,8 @@ def plot(rows: Rows, config: Config) -> Any:
         beta = column(rows, prior, "beta")
         look = {"color": colour, "marker": marker, "linestyle": dash, "label": f"{prior} prior"}
         axes[2].plot(beta, nats, **look)
-    axes[2].set(xscale="log", yscale="log", xlabel="β", ylabel="KL(Q‖P)/N  (nats per example)")
+    _prices(axes[2], config.betas)
+    axes[2].set(yscale="log", ylabel="KL(Q‖P)/N  (nats per example)")
     axes[2].set_title("what the certificate pays for", fontsize=10)
     axes[2].legend(fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -510,6 +512,13 @@ def plot(rows: Rows, config: Config) -> Any:
         fontsize=11,
     )
     return figure
+
+
+def _prices(axis: Any, beta: Any) -> None:
+    """β along x, each with its tick."""
+    axis.set(xscale="log", xlabel="β")
+    axis.set_xticks(beta, [f"{b:g}" for b in beta])
+    axis.minorticks_off()
 
 
 if __name__ == "__main__":
