@@ -7,7 +7,7 @@ from a grid that δ pays for; and the code of a first part of the data, with whi
 counts. Beside each certificate stand its KL and the bound that the rest gives as a held-out set to
 the network of the first part: a certificate with KL ≈ 0 is a held-out bound and no more.
 
-Default: digits, a few minutes on 2 CPU cores; `--dataset mnist` takes some ten. Papers: Dziugaite &
+Default: digits, a few minutes on 2 CPU cores; `--dataset mnist` takes up to ten. Papers: Dziugaite &
 Roy (arXiv:1703.11008); Pérez-Ortiz et al. (arXiv:2007.12927); Lotfi et al. (arXiv:2211.13609).
 """
 
