@@ -1,14 +1,15 @@
 """Certificates: bounds of the true error from nats, beside a plain held-out set.
 
 Codes Q are minimised over C_β(Q) = E_Q[loss] + β KL(Q||P) for a grid of prices β, and each is
-certified by PAC-Bayes. Whatever increases with loss and KL has its minimum on this curve, so the
-grid stands for every objective. Two priors P: one that knows no data, with a scale for each layer
-from a grid that δ pays for; and the code of a first part of the data, with which only the rest
-counts. Beside each certificate stand its KL and the bound that the rest gives as a held-out set to
-the network of the first part: a certificate with KL ≈ 0 is a held-out bound and no more.
+certified by PAC-Bayes. An objective that rises with loss and KL is stationary only where C_β is for
+some β, so the grid stands for all of them. Two priors P: one that knows no data, with a scale for
+each layer from a grid that δ pays for; and the code of a first part of the data, with which only
+the rest counts. Beside each certificate stand its KL and the bound that the rest gives as a
+held-out set to the network of the first part: a certificate with KL ≈ 0 is no more than that.
 
-Default: digits, a few minutes on 2 CPU cores; `--dataset mnist` takes up to ten. Papers: Dziugaite &
-Roy (arXiv:1703.11008); Pérez-Ortiz et al. (arXiv:2007.12927); Lotfi et al. (arXiv:2211.13609).
+Default: digits, a few minutes on 2 CPU cores; `--dataset mnist` up to ten.
+Papers: Dziugaite & Roy (arXiv:1703.11008); Pérez-Ortiz et al. (arXiv:2007.12927); Lotfi et al.
+(arXiv:2211.13609).
 """
 
 import dataclasses
