@@ -16,8 +16,18 @@ from experiments.common.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
-# Of the experiments that are beta_sweep with other targets one quick run a suite is enough.
-ALIKE = ("beta_by_samples", "bias_variance", "corruption", "task_complexity")
+# Of experiments that share all but their settings (the sweep; SGD side by side) one quick run a
+# suite is enough.
+ALIKE = (
+    "batch_size",
+    "beta_by_samples",
+    "bias_variance",
+    "class_count",
+    "corruption",
+    "nuisances",
+    "sgd_pairs",
+    "task_complexity",
+)
 RUN = [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.

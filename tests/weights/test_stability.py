@@ -137,6 +137,7 @@ def test_a_network_moves_as_it_does_when_it_is_fitted_again(network):
     np.testing.assert_allclose(moved, refitted, rtol=1e-3, atol=1e-3 * np.abs(refitted).max())
 
 
+@pytest.mark.slow
 def test_another_parametrisation_moves_log_det_but_not_the_metric(network):
     """w -> w/c, the prior with it: ½ log det F grows by k log c, Δw'Σ^-1Δw stays."""
     task, w, unravel, _ = network
@@ -158,6 +159,7 @@ def test_another_parametrisation_moves_log_det_but_not_the_metric(network):
     )
 
 
+@pytest.mark.slow
 def test_a_sketch_and_solves_in_chunks_find_the_same(network):
     task, w, unravel, _ = network
     options = {"data": {"x": task.inputs}, "perturb": lambda t, d: with_inputs(t, d["x"])}
