@@ -54,7 +54,8 @@ def variational_iw(
         the empirical-Bayes optimum of the prior's scales (one, or one a layer), `batch_size`, ...
 
     Raises:
-      As `sweep`.
+      ValueError, TypeError: for arguments out of range or of the wrong kind, as `sweep`.
+      Diverged: when a loss becomes NaN or infinite.
 
     References:
       Achille, Paolini & Soatto, arXiv:1905.12213v5, Def. 2.1, with the summed loss.
