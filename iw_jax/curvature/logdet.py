@@ -47,8 +47,8 @@ def logdet(
     * "nystrom": a Nyström sketch as preconditioner (see `nystrom_logdet`).
     * "slq": stochastic Lanczos quadrature, no deflation: probes of depth up to 40, for comparisons.
     * "auto": "dense" or "gram" where `num_matvecs` products give them, else "krylov": it stops at a
-      tolerance and knows negative curvature. At equal products "nystrom" can be more accurate (by
-      up to 2 on spectra of networks), or less.
+      tolerance, knows negative curvature, and at equal products was the more accurate of the two
+      on the spectrum of a trained network (docs/curvature.md).
 
     Differentiable in the leaves of A (the task, the parameters) and in c, under `jit` and `grad`:
     the gradient of the value is c E[z'(I + cA)^-1 ∂A z] over head and probes, with the inverse
