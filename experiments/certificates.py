@@ -234,7 +234,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
                 "num_priors": float(number),
                 **_certified(config, seen, kl, own.num_examples, number),
                 "test_error": float(by_example.mean()),
-                "test_error_stderr": float(by_example.std(ddof=1) / np.sqrt(len(by_example))),
+                "test_error_stderr": float(tables.stderr(by_example)),
                 "test_error_mean": float(unseen["wrong_mean"].mean()),
                 **everywhere,
             }
@@ -346,7 +346,7 @@ def _certified(
         "clipped_nats": clipped,
         "certificate_clipped_nats": float(nats.bound),
         "loss_fresh_nats": float(sums.mean()),
-        "loss_fresh_stderr_nats": float(sums.std(ddof=1) / np.sqrt(len(sums))),
+        "loss_fresh_stderr_nats": float(tables.stderr(sums)),
     }
 
 

@@ -155,11 +155,11 @@ def story(rows: Rows, name: str, start: float) -> dict[str, Any]:
     smooth = (logs[:-2] + logs[1:-1] + logs[2:]) / 3 if len(logs) > 2 else logs
     each = [own[end] - own[begin] for own in smooth.T for begin, end in [_largest_rise(own)]]
     return {
-        "log_rise": _mean(logs[high] - logs[low]),
+        "log_rise": tables.mean_and_stderr(logs[high] - logs[low]),
         "rise_epochs": [tables.rounded(epochs[i]) for i in (low, high)],
         "rise_accuracies": [tables.rounded(accuracy[i]) for i in (low, high)],
-        "log_rise_of_a_seed": _mean(np.array(each)),
-        "log_fall_once_fitted": _mean(logs[fitted] - logs[-1]),
+        "log_rise_of_a_seed": tables.mean_and_stderr(np.array(each)),
+        "log_fall_once_fitted": tables.mean_and_stderr(logs[fitted] - logs[-1]),
     }
 
 
@@ -168,12 +168,6 @@ def _largest_rise(curve: np.ndarray) -> tuple[int, int]:
     rises = np.triu(curve[None, :] - curve[:, None])  # from row to column
     low, high = np.unravel_index(np.argmax(rises), rises.shape)
     return int(low), int(high)
-
-
-def _mean(differences: np.ndarray) -> list[float | None]:
-    """Mean over seeds and its standard error."""
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    return [tables.rounded(differences.mean()), tables.rounded(error)]
 
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:

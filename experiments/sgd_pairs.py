@@ -246,7 +246,7 @@ def column(rows: Rows, kind: str, name: str, axes: tuple[str, ...] = ("seed", "o
 def log_ratio(rows: Rows, name: str) -> list[float | None]:
     """Mean of log(fisher_square / name) over pairs, and its standard error over seeds."""
     each = np.log(column(rows, "pair", "fisher_square") / column(rows, "pair", name)).mean(1)
-    return [tables.rounded(v) for v in (each.mean(), each.std(ddof=1) / np.sqrt(len(each)))]
+    return tables.mean_and_stderr(each)
 
 
 def quartiles(values: np.ndarray) -> list[float | None]:

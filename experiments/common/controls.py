@@ -120,16 +120,13 @@ def slope(rows: Rows, axis: str, control: str, name: str) -> tuple[float, float]
     x = np.log(column(rows, axis, control, axis).mean(1))
     y = np.log(column(rows, axis, control, name))
     each = ((x - x.mean()) @ y) / ((x - x.mean()) @ x)
-    return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
+    return float(each.mean()), float(tables.stderr(each))
 
 
 def log_steps(rows: Rows, axis: str, control: str, name: str) -> list[list[float | None]]:
     """Change of log(quantity) from one setting to the next, paired by seed: [mean, its error]."""
     steps = np.diff(np.log(column(rows, axis, control, name)), axis=0)
-    errors = steps.std(1, ddof=1) / np.sqrt(steps.shape[1])
-    return [
-        [tables.rounded(m), tables.rounded(e)] for m, e in zip(steps.mean(1), errors, strict=True)
-    ]
+    return [tables.mean_and_stderr(step) for step in steps]
 
 
 def slopes(rows: Rows, axis: str, controls: Iterable[str], scales: Sequence[float]) -> dict:
@@ -183,7 +180,7 @@ def plot(
     for place, name in zip(axes, [*names, "loss_nats_per_label"], strict=True):
         for (control, said), (colour, marker, dash) in zip(controls.items(), LOOKS, strict=True):
             x, y = (column(rows, axis, control, n) for n in (axis, name))
-            error = y.std(1, ddof=1) / np.sqrt(y.shape[1])
+            error = tables.stderr(y)
             look = {"color": colour, "marker": marker, "linestyle": dash, "label": said}
             place.errorbar(x.mean(1), y.mean(1), error, capsize=2, **look)
         place.set(xscale="log", xlabel=label)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from experiments.common import starts
+from experiments.common import starts, tables
 from experiments.common.config import network, sweep_options
 from experiments.common.context import Context
 from iw_jax import data, nets, trees
@@ -172,7 +172,7 @@ def step_stderr(loss_draws: Any) -> np.ndarray:
     """Standard error of loss[b] - loss[b-1], draw by draw: (T, B, S), nats; 0 at b = 0."""
     draws = np.asarray(loss_draws, np.float64)
     steps = np.diff(draws, axis=2)
-    stderr = steps.std(0, ddof=1) / np.sqrt(draws.shape[0])
+    stderr = tables.stderr(steps, axis=0)
     return np.concatenate([np.zeros_like(draws[0, :, :1]), stderr], axis=1)
 
 

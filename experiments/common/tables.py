@@ -65,9 +65,19 @@ def critical_betas(rows: Rows, **where: Any) -> np.ndarray:
     return np.array([critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)])
 
 
+def stderr(values: np.ndarray, axis: int = -1) -> Any:
+    """Standard error of the mean along an axis."""
+    return values.std(axis, ddof=1) / np.sqrt(values.shape[axis])
+
+
 def rounded(value: Any) -> float | None:
     """Four digits; None for what is not known."""
     return float(f"{float(value):.4g}") if np.isfinite(value) else None
+
+
+def mean_and_stderr(values: np.ndarray) -> list[float | None]:
+    """[mean, its standard error] of a vector, as summaries show them."""
+    return [rounded(values.mean()), rounded(stderr(values))]
 
 
 def mean_known(values: np.ndarray) -> float:

@@ -115,18 +115,17 @@ def gibbs_iw(
     checks.key("key", key)
     betas = _betas(betas)
     potential = _potential(task, params, prior, batch_size)
-    finding, running = jax.random.split(key)
-    ladder = annealing.pilot(
-        finding,
+    return _ascend(
+        jax.random.split(key),
         potential,
+        prior,
         betas,
-        num_chains=num_chains,
+        num_chains,
+        callback,
         num_temperatures=num_temperatures,
         num_held=num_held,
         num_leapfrog=num_leapfrog,
     )
-    begin = annealing.start(running, potential, ladder, num_chains)
-    return _measure(annealing.climb(begin, potential, ladder, callback), ladder, prior, betas)
 
 
 @trees.record
@@ -179,28 +178,26 @@ def simulated_bracket(
       Grosse, Ghahramani & Adams, arXiv:1511.02543.
     """
     checks.key("key", key)
-    drawing, labelling, finding, up, down = jax.random.split(key, 5)
+    drawing, labelling, *up, down = jax.random.split(key, 5)
     potential = _potential(task, params, prior, batch_size)
     made_by = potential.draw(drawing, 1)[0]
     outputs = task.apply_fn(potential.weights(made_by), task.inputs)
     targets = task.likelihood.sample_targets(labelling, outputs)
     potential = trees.replace(potential, task=trees.replace(task, targets=targets))
-    betas = np.ones(1)
-    ladder = annealing.pilot(
-        finding,
+    forward = _ascend(
+        up,
         potential,
-        betas,
-        num_chains=num_chains,
+        prior,
+        np.ones(1),
+        num_chains,
         num_temperatures=num_temperatures,
         num_held=num_held,
         num_leapfrog=num_leapfrog,
     )
-    begin = annealing.start(up, potential, ladder, num_chains)
-    forward = _measure(annealing.climb(begin, potential, ladder), ladder, prior, betas)
-    way_down = ladder.turned()
+    way_down = forward.ladder.turned()
     begin = annealing.place(down, jnp.tile(made_by, (num_chains, 1)), way_down)
     loss = annealing.climb(begin, potential, way_down).loss[::-1]
-    left, _ = _sums(ladder, loss)
+    left, _ = _sums(forward.ladder, loss)
     upper = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, forward.ais)
     return GibbsBracket(_log_mean_exp(left[-1], 1.0, upper.cost)[0], upper, forward)
 
@@ -216,6 +213,22 @@ def _betas(betas: Any) -> np.ndarray:
 def _potential(task: Task, params: PyTree, prior: Any, batch_size: int | None) -> Potential:
     check_task(task, params)
     return Potential.of(task, params, prior, batch_size)
+
+
+def _ascend(
+    keys: Any,
+    potential: Potential,
+    prior: Any,
+    betas: np.ndarray,
+    num_chains: int,
+    callback: Callable[[Climb], None] | None = None,
+    **settings: int,
+) -> GibbsInformation:
+    """From draws of the prior to the smallest β; keys of the pilot run and of the chains."""
+    finding, running = keys
+    ladder = annealing.pilot(finding, potential, betas, num_chains=num_chains, **settings)
+    begin = annealing.start(running, potential, ladder, num_chains)
+    return _measure(annealing.climb(begin, potential, ladder, callback), ladder, prior, betas)
 
 
 def _measure(climbed: Climb, ladder: Ladder, prior: Any, betas: np.ndarray) -> GibbsInformation:
