@@ -49,6 +49,8 @@ def main(name: str) -> None:
     module = importlib.import_module(name)
     try:
         config, options, preset = parse(module, sys.argv[1:])
+        if config == module.PRESETS["quick"]:
+            compile_in_haste()
         folder = execute(module, config, options, preset=preset)
         report(module, folder)
     except KeyboardInterrupt:
@@ -91,6 +93,13 @@ def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:
         default=both(module.PRESETS[chosen.preset], Options()),
     )
     return flags.config, flags.options, chosen.preset
+
+
+def compile_in_haste() -> None:
+    """Has XLA optimise little: a quick run takes longer to compile than to compute."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def execute(

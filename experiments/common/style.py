@@ -47,6 +47,8 @@ def save(figure: Any, folder: Folder) -> None:
     """Writes figure.png and figure.pdf."""
     import matplotlib.pyplot as plt
 
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it has done its work, and would do it again for each kind
     for kind in ("png", "pdf"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind)
