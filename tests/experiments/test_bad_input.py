@@ -76,6 +76,7 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("nuisances", ["--side", "8"], "side must be in 1 .. 7, got 8"),
         ("task_complexity", ["--labels", "real", "real"], "labels must be at least one of real,"),
         ("task_complexity", ["--datasets", "cifra"], "datasets must be at least one of digits,"),
+        ("task_complexity", ["--side", "0"], "side must be an integer of at least 1, got 0"),
         ("task_complexity", ["--betas", "0.1", "0.5"], "betas must reach 1, got (0.1, 0.5)"),
     ],
 )
