@@ -6,9 +6,9 @@ about one size. Each task has its structure function, the loss that so many nats
 reach; its critical β, up to which it is worth learning; and its description length, that of the
 labels given the images, in nats of code and of loss.
 
-Default: digits, about 4 minutes on 2 CPU cores. Paper: Achille, Paolini, Mbeng & Soatto
+Default: digits, about 5 minutes on 2 CPU cores. Paper: Achille, Paolini, Mbeng & Soatto
 (arXiv:1904.03292), Fig. 2 (MNIST, CIFAR-10, random labels; All-CNN). MNIST and CIFAR-10 as well:
---datasets digits mnist cifar10 --labels real random --num-examples 1000 --data-dir PATH
+--datasets digits mnist cifar10 --labels real random --num-steps 2000 --data-dir PATH
 """
 
 import dataclasses
