@@ -6,7 +6,7 @@ the weights is set against the gap between training and held-out data, beside th
 complexity: Kendall's τ over all networks, with the label noise held fixed, and along one factor
 with all others fixed.
 
-Default: digits, about three minutes on 2 CPU cores (384 networks). Papers: Achille, Paolini & Soatto
+Default: digits, three minutes on 2 CPU cores (384 networks). Papers: Achille, Paolini & Soatto
 (arXiv:1905.12213), Thm 2.2 and Sec. 4; protocol of Jiang et al. (arXiv:1912.02178).
 """
 
