@@ -76,7 +76,7 @@ class Config:
     num_examples: int = 0
     side: int = 14
     widths: tuple[int, ...] = (200,)
-    betas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    betas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     prior_part: float = 0.7
     prior_beta: float = 0.1
     num_steps: int = 2500
