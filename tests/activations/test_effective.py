@@ -66,8 +66,8 @@ def test_is_the_fisher_information_of_the_dense_gaussian(world, layer_fn, num_ma
         rtol=1e-9,
     )
     mean, covariance = dense(world, layer_fn)
-    for i, x in enumerate(points):
-        S, D, dS = covariance(x), jax.jacfwd(mean)(x), jax.jacfwd(covariance)(x)
+    exact = jax.jit(lambda x: (covariance(x), jax.jacfwd(mean)(x), jax.jacfwd(covariance)(x)))
+    for i, (S, D, dS) in enumerate(map(exact, points)):
         inverse = np.linalg.inv(S)
         np.testing.assert_allclose(found.covariance[i], S, rtol=1e-6, atol=1e-12)
         np.testing.assert_allclose(found.mean_term[i], D.T @ inverse @ D, rtol=1e-5)
@@ -89,7 +89,7 @@ def test_is_the_covariance_of_scores(world):
     score = jax.grad(
         lambda x, z: jax.scipy.stats.multivariate_normal.logpdf(z, mean(x), covariance(x))
     )
-    scores = np.asarray(jax.vmap(lambda z: score(point, z))(draws))
+    scores = np.asarray(jax.jit(jax.vmap(score, (None, 0)))(point, draws))
     outer = scores[:, :, None] * scores[:, None, :]
     z = oracles.z_scores(outer, found.fisher[0])
     assert np.abs(z).max() < 4.5
