@@ -72,12 +72,16 @@ class EffectiveInformation:
     def logdet(self) -> Estimate:
         """E log det F_z|x over the inputs; -inf where it is singular, as in layers that compress.
 
-        In H(x) - ½ E log[(2πe)^d / det F], about I(x; z) where F is large in every direction.
+        In H(x) - ½ E log[(2πe)^d / det F], about I(x; z) where F is large in every direction. Where
+        it is not told from a singular one, the bracket reaches up to what rounding may hide.
         """
-        _, _, live = _axes(self.fisher, self.rounding)
-        if not live.all():
-            return Estimate.exact(-np.inf)
-        return Estimate.mean_of(np.linalg.slogdet(self.fisher)[1])
+        axes, size, live = _axes(self.fisher, self.rounding)
+        floor = self.rounding * size.shape[1]
+        logs = np.log(np.maximum(size, floor)).sum(1) - 2 * np.linalg.slogdet(axes)[1]
+        most = Estimate.mean_of(logs)
+        if live.all():
+            return most
+        return trees.replace(most, value=-np.inf, bracket_lower=-np.inf, converged=False)
 
     def gaussian_bound(self) -> Estimate:
         """An upper bound of I(x; z), nats: ½ log det(Cov f + E S) - ½ E log det S.
@@ -271,9 +275,9 @@ def _require_noise(
             if np.linalg.norm(flat[~has_noise]) > turned:
                 raise ValueError(
                     "activations must be noisy wherever they depend on the input, got a direction "
-                    f"of them at inputs[{i}] that depends on it and that no noise of the weights "
-                    "reaches: its information is infinite. Give output_noise, or leave it out of "
-                    "layer_fn"
+                    f"of them at inputs[{i}] that depends on it, with no noise of the weights "
+                    "beyond rounding: its information is infinite. Give output_noise, leave it out "
+                    "of layer_fn, or solve with a smaller rtol"
                 )
 
 

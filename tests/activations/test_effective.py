@@ -128,7 +128,12 @@ def test_bounds_of_a_layer_that_compresses_hold_its_information_between_them():
     inputs = np.random.default_rng(1).normal(size=(300, 3))
     found = iw.effective_information(task, params, layer, inputs, prior, beta=BETA, key=KEY)
     np.testing.assert_allclose(found.covariance[:, 0, 0], s**2 * (inputs**2).sum(1), rtol=1e-5)
-    assert found.logdet().value == -np.inf
+    singular = found.logdet()
+    assert singular.value == singular.interval()[0] == -np.inf
+    # Of three eigenvalues that sum to 3 one is below rounding, in units of the diagonal.
+    diagonal = np.diagonal(found.fisher, axis1=1, axis2=2)
+    most = np.log(3 * found.rounding) + 2 * np.log(3 / 2) + np.log(diagonal).sum(1).mean()
+    assert most - 5 < singular.bracket_upper < most
     size = 1.5  # |w*|/s; z in units of s from here
     r, z = np.linspace(1e-3, 8, 801), np.linspace(-40, 40, 1601)
     at = [special.ndtr(z[:, None] / r + end) for end in (size, -size)]
