@@ -245,4 +245,4 @@ def _in_chunks(
     width = min(_ROWS, len(rows))
     padded = jnp.pad(rows, ((0, -len(rows) % width), (0, 0)))
     parts, worst = zip(*map(function, jnp.split(padded, len(padded) // width)), strict=True)
-    return jnp.concatenate(parts)[: len(rows)], max(map(float, worst))
+    return jnp.concatenate(parts)[: len(rows)], float(np.max(worst))  # NaN if one is
