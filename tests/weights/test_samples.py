@@ -47,7 +47,8 @@ def test_regression_is_the_kl_to_the_code_that_was_fitted_without():
     gradient = -world.x * ((world.y - world.x @ mean) / world.noise**2)[:, None]
     plain = np.einsum("ij,jk,ik->i", gradient, cov / BETA, gradient) / (2 * BETA)
     np.testing.assert_allclose(found.influence.value, plain, rtol=1e-8)
-    assert found.off_minimum < 1e-20
+    assert found.off_minimum.value < 1e-20
+    assert found.gradient_norm < 1e-12
     assert (found.nats.converged & (found.nats.bracket_upper == found.nats.value)).all()
 
 
@@ -72,6 +73,7 @@ def test_the_functional_form_is_what_predictions_move_by():
     assert (sketched.bracket_lower <= sketched.bracket_upper).all()
     assert not np.isnan(sketched.bracket_upper).any()
     assert not sketched.converged.all()
+    assert sketched.cost == 3 + 24 + 2 * 12  # the sketch, what it leaves, both ends
 
 
 def test_on_the_training_inputs_and_without_a_prior_both_forms_are_one():
@@ -87,6 +89,7 @@ def test_on_the_training_inputs_and_without_a_prior_both_forms_are_one():
         on=world.task,
     )
     np.testing.assert_allclose(found.functional.value, found.nats.value, rtol=1e-5)
+    assert (found.nats.cost, found.functional.cost) == (4, 4 + 12)
 
 
 def test_without_a_prior_it_is_cooks_distance():
@@ -178,16 +181,37 @@ def test_leverages_sum_to_the_effective_dimension(softmax):
 def test_a_sketch_brackets_the_exact_influence(softmax):
     _, _, task, w, prior, exact = softmax
     widths = []
-    for products in (8, 16, 22):
+    for products in (8, 16, 20):
         found = iw.sample_information(
-            task, unflatten(w), prior, key=jax.random.key(1), num_matvecs=products
+            task, unflatten(w), prior, key=jax.random.key(5), num_matvecs=products
         )
-        for name in ("influence", "leverage"):
+        for name in ("nats", "influence", "covariance", "leverage"):
             estimate, truth = getattr(found, name), getattr(exact, name).value
             assert (estimate.bracket_lower <= truth * (1 + 1e-9)).all()
             assert (estimate.bracket_upper >= truth * (1 - 1e-9)).all()
         widths.append(np.mean(found.influence.bracket_upper - found.influence.bracket_lower))
     assert widths[0] > widths[1] > widths[2]
+
+
+def test_off_minimum_is_bracketed_and_only_its_lower_end_warns(softmax):
+    _, _, task, w, prior, exact = softmax
+    assert exact.off_minimum.bracket_upper < 1e-9
+    moved = w + np.random.default_rng(0).normal(size=w.size) / 20
+    gradient = np.asarray(penalised(moved, task)[1])
+    H = np.asarray(iw.curvature.to_dense(iw.ggn(task, unflatten(moved)))) + np.eye(w.size) / 4
+    truth = gradient @ np.linalg.solve(H, gradient) / 2
+
+    def found(products, tolerance):
+        return iw.sample_information(
+            task, unflatten(moved), prior, key=KEY, num_matvecs=products, tolerance=tolerance
+        )
+
+    off = found(8, 0.9 * truth).off_minimum  # its lower end is less than that, and no warning
+    assert off.bracket_lower < truth < off.bracket_upper
+    with pytest.warns(UserWarning, match=f"{truth:.3g} nats away from a minimum"):
+        whole = found(28, 0.9 * truth)
+    np.testing.assert_allclose(whole.off_minimum.value, truth, rtol=1e-9)
+    np.testing.assert_allclose(whole.gradient_norm, 2 * np.linalg.norm(gradient), rtol=1e-9)
 
 
 def test_masked_examples_hold_nothing_and_double_ones_count_twice():
@@ -203,9 +227,8 @@ def test_masked_examples_hold_nothing_and_double_ones_count_twice():
             jnp.asarray(world.y),
             weights=jnp.asarray(weights, float),
         )
-        return iw.sample_information(
-            task, jnp.asarray(mean), prior, beta=BETA, key=KEY, num_matvecs=4
-        )
+        options = {"num_matvecs": 4, "tolerance": np.inf}  # the minimum is that of equal weights
+        return iw.sample_information(task, jnp.asarray(mean), prior, beta=BETA, key=KEY, **options)
 
     weights = np.ones(len(world.y))
     weights[3] = 0
@@ -257,6 +280,7 @@ def test_per_layer_priors_and_centres(dtype, rtol):
         ({"beta": np.ones(2)}, ValueError, "beta must be a scalar"),
         ({"key": 0}, TypeError, "key must be a typed random key"),
         ({"num_matvecs": 0}, ValueError, "num_matvecs must be"),
+        ({"tolerance": np.nan}, ValueError, "tolerance must be positive"),
         ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),
     ],
 )
