@@ -37,6 +37,16 @@ def loss_and_pulls(
     return loss, *flat
 
 
+def require_minimum(smallest: float, beta: float) -> None:
+    """Raises unless the smallest eigenvalue of H̃ is positive."""
+    if not smallest > 0:
+        raise ValueError(
+            "the curvature H + βΛ^-1 must be positive definite at params, got the eigenvalue "
+            f"{smallest:.3g} (in units of the prior, β = {beta:g}): they are no minimum of the "
+            "penalised loss. Train on, take a narrower prior or a larger beta, or curvature=iw.ggn"
+        )
+
+
 def require_tolerance(tolerance: float) -> None:
     """Raises unless it is positive; inf stands for no warning."""
     if not tolerance > 0:

@@ -21,6 +21,7 @@ Any matrix between them is the middle + ½ D^½ F D^½, D = hi - lo, |F| <= 1, s
     t_lo + max(|y_mid| - r, 0)² <= 2β nats_i <= t_hi + (|y_mid| + r)²
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature import measure
 from iw_jax.curvature.curvatures import ggn
+from iw_jax.curvature.dense import to_dense
 from iw_jax.curvature.inverse import SketchedInverse
 from iw_jax.curvature.nystrom import RESIDUAL_PRODUCTS, residual_norm, sketch
 from iw_jax.curvature.operators import Operator, require_root
@@ -84,19 +86,23 @@ def sample_information(
     key: jax.Array,
     num_matvecs: int = 480,
     batch_size: int | None = None,
+    curvature: Callable[..., Operator] = ggn,
     tolerance: float = 0.1,
     on: Task | None = None,
 ) -> SampleInformation:
     """Nats that a Gaussian code around w* holds about every training example.
 
-    H is the GGN. A Nyström sketch Ĥ of it, from `num_matvecs` products, stands for it: Ĥ <= H <=
+    A Nyström sketch Ĥ of H, from `num_matvecs` products, stands for it: Ĥ <= H <=
     Ĥ + ρ, with ρ the norm of what the sketch leaves (estimated, from 24 more). `value` is what the
     larger end gives; the brackets hold for every H between both. They reach to inf where the sketch
     knows an example so little that it seems to bend the loss more than all do, and are closed with
     as many products as weights. `cost` counts products; the C + 1 gradients of each example come
     on top.
 
-    Exact for a quadratic loss. A mislabelled example that the network fits takes many nats.
+    Exact for a quadratic loss. A mislabelled example that the network fits takes many nats. Of a
+    network the GGN neglects what its second derivatives add where residuals are left, as they are
+    beside wrong labels: it finds the order of examples, and too few nats, by a half to a few times.
+    With the Hessian only H_i is that of the GGN, and small motions are met.
 
     Args:
       task: the task; an example of weight v counts v-fold.
@@ -106,6 +112,8 @@ def sample_information(
       key: a typed random key, for the sketch.
       num_matvecs: curvature products for the sketch; all are held at once.
       batch_size: examples a chunk of a curvature product; None for all at once.
+      curvature: H of all examples, also in Σ: `ggn`, or `hessian`, which may be negative and takes
+        as many products as there are weights.
       tolerance: nats that the code may be away from its minimum before a warning; inf for none.
       on: a task whose inputs `functional` is about, held-out ones, say; its targets do not matter.
         Takes two products with its curvature for every example, one where the sketch is exact.
@@ -116,7 +124,8 @@ def sample_information(
     Raises:
       TypeError: for a prior that is no `IsotropicGaussian`, or a key that is no typed random key.
       ValueError: unless beta is positive and finite; where prior, parameters, network and data do
-        not fit, or the gradient is not finite.
+        not fit, or the gradient is not finite; for a Hessian with too few products, or where H̃ is
+        not positive definite.
 
     References:
       Harutyunyan et al., arXiv:2101.06640 (smooth unique information); Cook 1977 for linear
@@ -129,15 +138,10 @@ def sample_information(
     penalised.require_tolerance(tolerance)
     require_isotropic(prior)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
-    A = ggn(task, params, batch_size=batch_size).congruence(scales)  # in units of the prior
-    sketching, testing = jax.random.split(key)
-    cost = min(num_matvecs, A.size)
-    vectors, values = sketch(A, sketching, cost)
-    ends = [0.0]  # of what the sketch leaves of H: the larger one first
-    if cost < A.size:
-        ends.insert(0, residual_norm(A, testing, vectors, values))
-        cost += RESIDUAL_PRODUCTS
-    inverses = [SketchedInverse(vectors, values, beta + rho) for rho in ends]
+    A, H = (
+        kind(task, params, batch_size=batch_size).congruence(scales) for kind in (ggn, curvature)
+    )
+    inverses, cost = _inverses(H, key, num_matvecs, beta)
 
     _, pull, moved = penalised.loss_and_pulls(task, params, prior, batch_size)
     gradient = pull + jnp.asarray(beta, pull.dtype) * moved
@@ -179,6 +183,25 @@ def sample_information(
         prior=prior,
         beta=beta,
     )
+
+
+def _inverses(
+    H: Operator, key: jax.Array, num_matvecs: int, beta: float
+) -> tuple[list[SketchedInverse], int]:
+    """H̃^-1 by the larger end of H̃, then the smaller one; one where exact. Products."""
+    if H.root is None:  # it may be negative, which no sketch of few products can tell
+        checks.at_least("num_matvecs, with a curvature that may be negative,", num_matvecs, H.size)
+        spectrum, axes = np.linalg.eigh(np.asarray(to_dense(H), np.float64))
+        penalised.require_minimum(beta + spectrum[0], beta)
+        vectors, values = (jnp.asarray(x, H.dtype) for x in (axes.T, spectrum))
+        return [SketchedInverse(vectors, values, beta)], H.size
+    sketching, testing = jax.random.split(key)
+    vectors, values = sketch(H, sketching, min(num_matvecs, H.size))
+    if num_matvecs >= H.size:
+        return [SketchedInverse(vectors, values, beta)], H.size
+    rest = residual_norm(H, testing, vectors, values)
+    ends = [SketchedInverse(vectors, values, beta + rho) for rho in (rest, 0.0)]
+    return ends, num_matvecs + RESIDUAL_PRODUCTS
 
 
 @jax.jit

@@ -152,12 +152,7 @@ def stability_information(
     shift = jnp.asarray(beta, F.dtype)
     sketching, searching = jax.random.split(key)
     smallest = beta + _smallest(H, searching, num_matvecs)
-    if smallest <= 0:
-        raise ValueError(
-            "the curvature H + βΛ^-1 must be positive definite at params, got the eigenvalue "
-            f"{smallest:.3g} (in units of the prior, β = {beta:g}): they are no minimum of the "
-            "penalised loss. Train on, take a narrower prior or a larger beta, or curvature=iw.ggn"
-        )
+    penalised.require_minimum(smallest, beta)
     _, pull, moved = penalised.loss_and_pulls(here, params, prior, batch_size)
     gradient = (pull + shift * moved).astype(F.dtype)
     gradient_norm = float(jnp.linalg.norm(gradient))

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, special
 
 import iw_jax as iw
+from iw_jax import trees
 from iw_jax.task import take
 from tests import oracles
 
@@ -214,6 +215,41 @@ def test_off_minimum_is_bracketed_and_only_its_lower_end_warns(softmax):
     np.testing.assert_allclose(whole.gradient_norm, 2 * np.linalg.norm(gradient), rtol=1e-9)
 
 
+def test_a_network_moves_by_its_hessian():
+    """The dense formula; and refits, which the GGN sees move too little."""
+    inputs, labels = oracles.classification(0, num_examples=30)
+    start, unravel = jax.flatten_util.ravel_pytree(oracles.mlp_weights(1))
+    task = iw.Task(oracles.mlp, iw.Categorical(), jnp.asarray(inputs), jnp.asarray(labels))
+
+    @jax.jit
+    @jax.value_and_grad
+    def objective(w, weights):
+        return iw.nll(trees.replace(task, weights=weights), unravel(w)) + w @ w / 2
+
+    def fit(w, weights):
+        options = {"jac": True, "method": "BFGS", "options": {"gtol": 1e-9}}
+        return optimize.minimize(objective, w, args=(weights,), **options).x
+
+    w = fit(start, jnp.ones(30))
+    options = {"prior": iw.IsotropicGaussian(1.0), "key": KEY, "num_matvecs": w.size}
+    by_ggn = iw.sample_information(task, unravel(w), **options).nats.value
+    by_hessian = iw.sample_information(task, unravel(w), curvature=iw.hessian, **options)
+    H = np.asarray(iw.curvature.to_dense(iw.hessian(task, unravel(w)))) + np.eye(w.size)
+    outputs = lambda w: oracles.mlp(unravel(w), jnp.asarray(inputs))  # noqa: E731
+    J, p = jax.jit(jax.jacrev(outputs))(w), special.softmax(outputs(w), axis=1)
+    metric = np.eye(3) * p[:, None] - p[:, :, None] * p[:, None]
+    own = np.einsum("iak,iab,ibl->ikl", J, metric, J)
+    slopes = np.einsum("ia,iak->ik", p - np.eye(3)[labels], J)
+    errors = []
+    for i in range(10):
+        move = np.linalg.solve(H - own[i], slopes[i])
+        np.testing.assert_allclose(by_hessian.nats.value[i], move @ H @ move / 2, rtol=1e-8)
+        moved = fit(w, jnp.ones(30).at[i].set(0)) - w
+        exact = [moved @ M @ moved / 2 for M in (H, own.sum(0) + np.eye(w.size))]
+        errors.append(np.log([by_hessian.nats.value[i] / exact[0], by_ggn[i] / exact[1]]))
+    assert np.abs(np.median(errors, 0)[0]) < 0.3 * np.abs(np.median(errors, 0)[1])
+
+
 def test_masked_examples_hold_nothing_and_double_ones_count_twice():
     world = regression(2)
     mean, _ = minimum(world, np.ones(len(world.y), bool))
@@ -280,6 +316,7 @@ def test_per_layer_priors_and_centres(dtype, rtol):
         ({"beta": np.ones(2)}, ValueError, "beta must be a scalar"),
         ({"key": 0}, TypeError, "key must be a typed random key"),
         ({"num_matvecs": 0}, ValueError, "num_matvecs must be"),
+        ({"curvature": iw.hessian, "num_matvecs": 3}, ValueError, "of at least 4, got 3"),
         ({"tolerance": np.nan}, ValueError, "tolerance must be positive"),
         ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),
     ],
