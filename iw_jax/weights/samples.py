@@ -92,17 +92,17 @@ def sample_information(
 ) -> SampleInformation:
     """Nats that a Gaussian code around w* holds about every training example.
 
-    A Nyström sketch Ĥ of H, from `num_matvecs` products, stands for it: Ĥ <= H <=
-    Ĥ + ρ, with ρ the norm of what the sketch leaves (estimated, from 24 more). `value` is what the
-    larger end gives; the brackets hold for every H between both. They reach to inf where the sketch
-    knows an example so little that it seems to bend the loss more than all do, and are closed with
-    as many products as weights. `cost` counts products; the C + 1 gradients of each example come
-    on top.
+    A Nyström sketch Ĥ of H, from `num_matvecs` products, stands for it: Ĥ <= H <= Ĥ + ρ, with ρ the
+    norm of what the sketch leaves (estimated, from 24 more). `value` is what the larger end gives;
+    the brackets hold for every H between both. They reach to inf where the sketch knows an example
+    so little that it seems to bend the loss more than all do, and are closed with as many products
+    as weights. `cost` counts products; the C + 1 gradients of each example come on top.
 
     Exact for a quadratic loss. A mislabelled example that the network fits takes many nats. Of a
     network the GGN neglects what its second derivatives add where residuals are left, as they are
     beside wrong labels: it finds the order of examples, and too few nats, by a half to a few times.
-    With the Hessian only H_i is that of the GGN, and small motions are met.
+    With the Hessian only H_i is that of the GGN, and small motions are met; inf stands for a
+    minimum that would not be one without the example.
 
     Args:
       task: the task; an example of weight v counts v-fold.
