@@ -133,7 +133,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
             "loss_nats": float(loss[i]),
             "gradient_norm": float(gradient_norm[i]),
             "retrained_nats": retrained.get(i, ""),
-            "off_minimum_nats": float(found.off_minimum),
+            "off_minimum_nats": float(found.off_minimum.value),
             "test_accuracy": float(np.mean(right == dataset.test_targets)),
             "pixels": _hex(dataset.train_inputs[i]) if i in shown else "",
         }
