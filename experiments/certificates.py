@@ -139,12 +139,7 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
         seed=config.seed,
     )
     split(config, len(dataset.train_targets))  # says now if it cannot be
-    small = partial(_averaged, side=config.side)
-    return dataclasses.replace(
-        dataset,
-        train_inputs=small(dataset.train_inputs),
-        test_inputs=small(dataset.test_inputs),
-    )
+    return data.average_pool(dataset, config.side)
 
 
 def split(config: Config, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,14 +151,6 @@ def split(config: Config, count: int) -> tuple[np.ndarray, np.ndarray]:
             f"prior_part must leave examples on both sides, got {config.prior_part} of {count}"
         )
     return first, rest
-
-
-def _averaged(images: np.ndarray, side: int) -> np.ndarray:
-    """(N, H, H, C): means over k x k pixels, with the least k that divides H and suffices."""
-    count, height, _, channels = images.shape
-    k = next(k for k in range(1, height + 1) if height % k == 0 and height // k <= side)
-    blocks = images.reshape(count, height // k, k, height // k, k, channels)
-    return blocks.mean((2, 4), dtype=np.float32)
 
 
 # ----------------------------------------------------------------------------------- the run

@@ -77,8 +77,11 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("nuisances", ["--network", "all_cnn"], "network must be an mlp with a hidden layer"),
         ("nuisances", ["--num-probed", "3"], "num_probed must be an integer of at least 10, got"),
         ("nuisances", ["--side", "8"], "side must be in 1 .. 7, got 8"),
+        ("nuisances", ["--grid", "100"], "grid must be in 2 .. 6, the places of a square of 3"),
+        ("nuisances", ["--num-seeds", "1"], "num_seeds must be an integer of at least 2, got 1"),
         ("task_complexity", ["--labels", "real", "real"], "labels must be at least one of real,"),
         ("task_complexity", ["--datasets", "cifra"], "datasets must be at least one of digits,"),
+        ("task_complexity", ["--side", "0"], "side must be an integer of at least 1, got 0"),
         ("task_complexity", ["--betas", "0.1", "0.5"], "betas must reach 1, got (0.1, 0.5)"),
     ],
 )
