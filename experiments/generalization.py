@@ -90,14 +90,13 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
-        for name in ("depths", "batches", "rates", "loss", "num_variational"):
-            value = getattr(self, name)
-            if not all(v > 0 for v in np.atleast_1d(value)):
-                raise ValueError(f"{name} must be positive, got {value}")
-        if not all(0 <= f < 1 for f in self.noises):
-            raise ValueError(f"noises must lie in [0, 1), got {self.noises}")
-        if self.num_seeds < 2:
-            raise ValueError(f"num_seeds must be at least 2, for errors, got {self.num_seeds}")
+        common.at_least(self, num_seeds=2, num_variational=1)
+        common.positive(self, "widths", "depths", "batches", "rates", "loss")
+        noises, tested = self.noises, self.num_test
+        good = noises and all(0 <= f < 1 for f in noises)
+        common.require(good, "noises", "at least one in [0, 1)", noises)
+        # Each half of the test set has a gap of its own.
+        common.require(tested == 0 or tested >= 2, "num_test", "0 or at least 2", tested)
 
 
 PRESETS = {

@@ -82,6 +82,8 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
+        common.some_of(self, codes=FAMILIES)
+        common.at_least(self, num_chains=4, num_temperatures=1, num_held=4, num_leapfrog=1)
 
 
 PRESETS = {

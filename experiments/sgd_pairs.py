@@ -70,7 +70,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        common.check_fields(self, common.WITH_POINTS)
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"beta must be positive and finite, got {self.beta}")
         if self.num_seeds < 2 or self.num_pairs < 2:
