@@ -27,7 +27,8 @@ from experiments.common.tables import Rows
 from iw_jax import data, nets
 
 KINDS = ("real", "random")
-FAMILIES = ("isotropic", "diagonal", "low_rank", "log_normal")
+NESTED = ("isotropic", "diagonal", "low_rank")  # each holds those before it
+FAMILIES = (*NESTED, "log_normal")
 LOOKS = {
     "gibbs": ("the best of all codes (Gibbs)", "black", "o", "-"),
     "isotropic": ("Gaussian, one scale", style.GREY, "v", ":"),
@@ -58,7 +59,8 @@ class Config:
       batch_size: examples of such a step.
       learning_rate: Adam's, in units of the prior; decays to 0 along a cosine.
       num_draws: weight draws of the evaluation.
-      num_seeds: starts of every code; the best is taken.
+      num_seeds: starts of every code from random weights, beside one from the best code of a
+        smaller family; the best is taken.
       seed: root of all randomness.
     """
 
@@ -70,13 +72,13 @@ class Config:
     codes: tuple[Literal["isotropic", "diagonal", "low_rank", "log_normal"], ...] = FAMILIES
     num_chains: int = 16
     num_temperatures: int = 600
-    num_held: int = 40
+    num_held: int = 80
     num_leapfrog: int = 8
     num_steps: int = 3000
     batch_size: int = 250
     learning_rate: float = 0.02
-    num_draws: int = 64
-    num_seeds: int = 1
+    num_draws: int = 512
+    num_seeds: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -127,27 +129,27 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each (labels, code, β)."""
     network = nets.mlp(dataset.num_classes, widths=config.widths, activation="tanh")
     inputs = jnp.asarray(dataset.train_inputs)
-    targets = jnp.asarray(np.stack([dataset.train_targets, _random(config, dataset)]))
-    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets[0])
+    targets = np.stack([dataset.train_targets, common.random_labels(config, dataset)[0]])
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, jnp.asarray(targets[0]))
     training, annealing = jax.random.split(jax.random.key(config.seed))
     prior = iw.IsotropicGaussian(config.prior_scale)
     params = network.init(jax.random.key(0), inputs[:1])
     rows = []
     ledger = context.ledger("gibbs")
     for number, kind in enumerate(KINDS):
-        own = dataclasses.replace(task, targets=targets[number])
+        own = dataclasses.replace(task, targets=jnp.asarray(targets[number]))
         key = jax.random.fold_in(annealing, number)
         rows += ledger.get(kind, partial(_gibbs, config, own, params, prior, key, kind, context))
-    for family in config.codes:
-        rows += _trained(config, task, targets, network, prior, training, family, context)
+    best = None
+    for family in (code for code in FAMILIES if code in config.codes):
+        smaller = best if family in NESTED else None
+        best, own = _trained(
+            config, task, targets, network, prior, training, family, smaller, context
+        )
+        rows += own
     size = sum(w.size for w in jax.tree.leaves(params))
     fixed = {"num_examples": len(inputs), "num_weights": size, "num_classes": dataset.num_classes}
     return [{**row, **fixed} for row in rows]
-
-
-def _random(config: Config, dataset: data.Dataset) -> np.ndarray:
-    seed = common.label_seed(config.seed, 0)
-    return data.random_labels(seed, len(dataset.train_targets), dataset.num_classes)
 
 
 def _gibbs(
@@ -193,14 +195,19 @@ def _gibbs(
 def _trained(
     config: Config,
     task: iw.Task,
-    targets: jax.Array,
+    targets: np.ndarray,
     network: nets.Network,
     prior: Any,
     key: jax.Array,
     family: str,
+    smaller: iw.Code | None,
     context: Context,
-) -> list[dict[str, Any]]:
-    """Both label kinds and all β of one family, in one sweep; the best seed of each."""
+) -> tuple[iw.Code, list[dict[str, Any]]]:
+    """Both label kinds and all β of one family, in one sweep: the best codes, and their rows.
+
+    Each (labels, β) starts anew for every seed, and once more from the best code of a smaller
+    family: what that has reached, a larger family must reach too.
+    """
 
     @jax.jit
     def start(key: jax.Array) -> tuple[iw.Code, Any]:
@@ -208,12 +215,22 @@ def _trained(
         params = network.init(weights, task.inputs[:1])
         return starts.code_around(family, own, params, config.prior_scale, 0.1), prior
 
+    kinds, betas = len(KINDS), len(config.betas)
+    count = config.num_seeds + (smaller is not None)
+    keys = jax.random.split(key, count)
+    anew, _ = jax.vmap(start)(keys[: config.num_seeds])
+    codes = jax.tree.map(lambda x: jnp.broadcast_to(x, (kinds, betas, *x.shape)), anew)
+    if smaller is not None:
+        wider = jax.vmap(jax.vmap(partial(starts.widened, family, key)))(smaller)
+        joined = lambda new, old: jnp.concatenate([new, old[:, :, None]], axis=2)  # noqa: E731
+        codes = jax.tree.map(joined, codes, wider)
     result = context.sweep(
-        jax.random.split(key, config.num_seeds),
+        keys,
         task,
         start,
         betas=np.asarray(config.betas),
-        targets=jnp.repeat(targets[:, None], config.num_seeds, axis=1),
+        codes=codes,
+        targets=np.repeat(targets[:, None], count, axis=1),
         optimizer=common.optimizer(config.learning_rate, config.num_steps),
         num_steps=config.num_steps,
         num_rounds=common.NUM_ROUNDS,
@@ -222,14 +239,14 @@ def _trained(
         stage=family,
     )
     cost = jax.tree.map(np.asarray, result.lagrangian)
+    cells = (*np.indices((kinds, betas)), cost.value.value.argmin(-1))  # of the best starts
     columns = _columns(cost.value, cost.kl, cost.loss)
     none = dict.fromkeys(("lagrangian_ais_nats", "rhat", "sample_size", "acceptance", "mixed"), "")
-    rows = []
-    for t, b in np.ndindex(len(KINDS), len(config.betas)):
-        best = t, b, int(cost.value.value[t, b].argmin())
-        cell = {"labels": KINDS[t], "code": family, "beta": config.betas[b]}
-        rows.append({**cell, **columns(best), **none})
-    return rows
+    rows = [
+        {"labels": KINDS[t], "code": family, "beta": config.betas[b], **columns((t, b, s)), **none}
+        for t, b, s in zip(*(x.ravel() for x in cells), strict=True)
+    ]
+    return jax.tree.map(lambda x: x[cells], result.code), rows
 
 
 def _columns(
@@ -239,6 +256,7 @@ def _columns(
     estimates = {"lagrangian": lagrangian, "kl": kl, "loss": loss}
     parts = {f"{name}_nats": estimate.value for name, estimate in estimates.items()}
     ends = {name: estimate.interval() for name, estimate in estimates.items()}
+    ends["kl"] = np.maximum(ends["kl"], 0)  # which no KL lies below, whatever the error says
     parts |= {f"{name}_lower_nats": lower for name, (lower, _) in ends.items()}
     parts |= {f"{name}_upper_nats": upper for name, (_, upper) in ends.items()}
     return lambda at: {name: float(values[at]) for name, values in parts.items()}

@@ -133,7 +133,7 @@ def some_of(config: Any, **allowed: Sequence[str]) -> None:
 
 
 def require(condition: Any, name: str, allowed: str, given: Any) -> None:
-    """Raises ValueError that says what is allowed and what was given, unless the condition holds."""
+    """Raises ValueError that says what is allowed and what is given, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} must be {allowed}, got {given!r}")
 
@@ -190,7 +190,7 @@ def load(
     return dataset
 
 
-def random_labels(config: TrainingConfig, dataset: data.Dataset) -> np.ndarray:
+def random_labels(config: Any, dataset: data.Dataset) -> np.ndarray:
     """Labels that tell nothing, (S, N), other ones for each seed and each root seed."""
     count = len(dataset.train_targets)
     seeds = [label_seed(config.seed, s) for s in range(config.num_seeds)]
