@@ -3,14 +3,16 @@
 On one task and under one prior P, codes Q of several families are minimised over
 C_β(Q) = E_Q[loss] + β KL(Q||P) for a grid of prices β. The least C_β that any code has is the free
 energy of Q* ∝ P exp(-loss/β), found by annealed Monte Carlo, and a code at C_β wastes exactly
-KL(Q||Q*) = (C_β(Q) - C*_β)/β nats. For real labels and for random ones.
+KL(Q||Q*) = (C_β(Q) - C*_β)/β nats: what KL(Q||P) and loss/β it has more. Of a code that an
+optimiser found this is what its family wastes at most. For real labels and for random ones.
 
 Default: digits, about 6 minutes on 2 CPU cores. Paper: Achille, Paolini & Soatto
 (arXiv:1905.12213), Def. 2.1, with Q unrestricted.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -282,57 +284,90 @@ def wasted(rows: Rows, kind: str, code: str) -> tuple[np.ndarray, np.ndarray, np
         [column(rows, kind, c, f"lagrangian_{end}nats") for end in ("", "lower_", "upper_")]
         for c in (code, "gibbs")
     )
-    return (own[0] - best[0]) / beta, (own[1] - best[2]) / beta, (own[2] - best[1]) / beta
+    value, lower, upper = own[0] - best[0], own[1] - best[2], own[2] - best[1]
+    return value / beta, np.maximum(lower, 0) / beta, upper / beta
 
 
-def spread(rows: Rows, kind: str) -> np.ndarray:
-    """Half-width of the 95 % interval of C*, as a part of C*: (B,)."""
-    value, lower, upper = (
-        column(rows, kind, "gibbs", f"lagrangian_{end}nats") for end in ("", "lower_", "upper_")
-    )
-    return (upper - lower) / 2 / np.abs(value)
+def half_width(row: Mapping[str, Any]) -> float:
+    """That of the 95 % interval of C*, as a part of C*."""
+    width = row["lagrangian_upper_nats"] - row["lagrangian_lower_nats"]
+    return float(width / 2 / abs(row["lagrangian_nats"]))
 
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
-    """Nats of every code at β = 1 (or the next), and what it wastes."""
+    """Nats of every code at β = 1 (or the next), and what its family wastes at most."""
     at = int(np.argmin(np.abs(np.log(config.betas))))
     summary: dict[str, Any] = {"beta": config.betas[at], "num_weights": rows[0]["num_weights"]}
     for kind in KINDS:
-        gibbs = [row for row in rows if (row["labels"], row["code"]) == (kind, "gibbs")]
+        cells = known(rows, kind)
         summary[kind] = {
             "kl_nats": {
                 c: tables.rounded(column(rows, kind, c, "kl_nats")[at])
                 for c in ("gibbs", *codes(rows))
             },
-            "wasted_nats": {c: tables.rounded(wasted(rows, kind, c)[0][at]) for c in codes(rows)},
-            "largest_half_width_of_C": tables.rounded(spread(rows, kind).max()),
-            "largest_rhat": tables.rounded(max(row["rhat"] for row in gibbs)),
-            "betas_not_mixed": [row["beta"] for row in gibbs if not row["mixed"]],
+            "loss_nats": {
+                c: tables.rounded(column(rows, kind, c, "loss_nats")[at])
+                for c in ("gibbs", *codes(rows))
+            },
+            "wasted_at_most_nats": {
+                c: [tables.rounded(x[at]) for x in wasted(rows, kind, c)] for c in codes(rows)
+            },
+            f"from_beta_{WITHIN[kind]:g}": {
+                "largest_half_width_of_C": tables.rounded(max(map(half_width, cells), default=0)),
+                "largest_rhat": tables.rounded(max((row["rhat"] for row in cells), default=1)),
+            },
+            "betas_not_mixed": [
+                b
+                for b, mixed in zip(config.betas, column(rows, kind, "gibbs", "mixed"), strict=True)
+                if not mixed
+            ],
         }
     return summary
 
 
-def check(rows: Rows, config: Config) -> list[checks.Check]:
-    """Whether no code lies below the limit, and the limit itself is known and obeys its laws."""
-    below, rises, slopes = [], [], []
+def violations(rows: Rows) -> dict[str, list[str]]:
+    """Claim -> where the intervals of the table contradict it."""
+    claims = {
+        "no code has a lower C than the Gibbs code": [],
+        "no code has a higher C than one of a family within its own": [],
+        "KL(Q*||P) does not increase with beta": [],
+        "dC*/dbeta = KL(Q*||P) (secants)": [],
+    }
+    below, worse, rises, slopes = claims.values()
     for kind in KINDS:
-        for code in codes(rows):
-            upper = wasted(rows, kind, code)[2]
-            below += [
-                f"{kind} labels, {code}, beta {config.betas[i]:g}"
-                for i in np.flatnonzero(upper < 0)
-            ]
-        beta = np.asarray(config.betas)
-        low, high = (column(rows, kind, "gibbs", f"kl_{end}_nats") for end in ("lower", "upper"))
-        rises += [f"{kind}, beta {b:g}" for b in beta[1:][low[1:] > high[:-1]]]
-        ends = [column(rows, kind, "gibbs", f"lagrangian_{e}_nats") for e in ("lower", "upper")]
-        steepest = (ends[1][1:] - ends[0][:-1]) / np.diff(beta)
-        flattest = (ends[0][1:] - ends[1][:-1]) / np.diff(beta)
-        wrong = (steepest < low[1:]) | (flattest > high[:-1])
-        slopes += [f"{kind}, beta {b:g}" for b in beta[1:][wrong]]
-    cells = [row for row in rows if row["code"] == "gibbs" and row["beta"] >= WITHIN[row["labels"]]]
-    betas = np.asarray(config.betas)
-    width = max(spread(rows, kind)[betas >= least].max(initial=0) for kind, least in WITHIN.items())
+        beta = column(rows, kind, "gibbs", "beta")
+        cost = {
+            code: [column(rows, kind, code, f"lagrangian_{end}_nats") for end in ("lower", "upper")]
+            for code in ("gibbs", *codes(rows))
+        }
+        low, high = cost["gibbs"]
+        for code, (_, most) in cost.items():
+            below += _where(f"{kind} labels, {code}", beta, most < low)
+        for small, large in itertools.pairwise(code for code in NESTED if code in cost):
+            above = cost[large][0] > cost[small][1]
+            worse += _where(f"{kind} labels, {large} above {small}", beta, above)
+        least, most = (column(rows, kind, "gibbs", f"kl_{end}_nats") for end in ("lower", "upper"))
+        rises += _where(f"{kind} labels", beta[1:], least[1:] > most[:-1])
+        steepest, flattest = (high[1:] - low[:-1], low[1:] - high[:-1]) / np.diff(beta)
+        wrong = (steepest < least[1:]) | (flattest > most[:-1])
+        slopes += _where(f"{kind} labels", beta[1:], wrong)
+    return claims
+
+
+def _where(what: str, beta: np.ndarray, wrong: np.ndarray) -> list[str]:
+    return [f"{what}, beta {b:g}" for b in beta[wrong]]
+
+
+def known(rows: Rows, kind: str) -> Rows:
+    """The cells of the Gibbs code in which C* is to be known."""
+    own = [row for row in rows if (row["labels"], row["code"]) == (kind, "gibbs")]
+    return [row for row in own if row["beta"] >= WITHIN[kind]]
+
+
+def check(rows: Rows, _: Config) -> list[checks.Check]:
+    """Whether codes lie where they must, and the limit itself is known and obeys its laws."""
+    cells = [row for kind in KINDS for row in known(rows, kind)]
+    width = max((half_width(row) for row in cells), default=0.0)
     stuck = [
         f"{row['labels']} labels, beta {row['beta']:g} (R-hat {row['rhat']:.2f})"
         for row in cells
@@ -340,18 +375,19 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     ]
     region = "real labels from β = 0.1, random ones from 1"
     return [
-        checks.Check(
-            "no code has a lower C than the Gibbs code",
-            not below,
-            ", ".join(below) or "at all β, within both intervals",
-        ),
-        checks.Check("KL(Q*||P) does not increase with beta", not rises, ", ".join(rises) or "ok"),
-        checks.Check(
-            "dC*/dbeta = KL(Q*||P) (secants)", not slopes, ", ".join(slopes) or "within intervals"
+        *(
+            checks.Check(
+                claim,
+                not places,
+                ", ".join([*places, "more --num-steps, --num-seeds or --num-chains may settle it"])
+                if places
+                else "at all β, within both intervals",
+            )
+            for claim, places in violations(rows).items()
         ),
         checks.Check(
             f"C* is known to {SPREAD:.0%} ({region})",
-            bool(width < SPREAD),
+            width < SPREAD,
             f"largest half-width {width:.2%} of C; more chains (--num-chains) or rungs "
             "(--num-temperatures) narrow it",
         ),
@@ -368,14 +404,15 @@ def table(rows: Rows) -> str:
     lines = [
         f"{'labels':<7} {'beta':>6} {'C*':>9} {'±':>7} {'KL(Q*|P)':>9} {'R-hat':>6}   "
         + " ".join(f"{code:>11}" for code in codes(rows))
-        + "   (nats; at the right KL(Q|Q*), what a code wastes)"
+        + "   (nats; at the right KL(Q|Q*), what a family wastes at most)"
     ]
     for kind in KINDS:
         columns = [
             column(rows, kind, "gibbs", name)
             for name in ("beta", "lagrangian_nats", "kl_nats", "rhat")
         ]
-        half = spread(rows, kind) * columns[1]
+        ends = (column(rows, kind, "gibbs", f"lagrangian_{e}_nats") for e in ("lower", "upper"))
+        half = np.ptp(list(ends), axis=0) / 2
         waste = np.stack([wasted(rows, kind, code)[0] for code in codes(rows)], axis=1)
         for beta, value, nats, rhat, error, own in zip(*columns, half, waste, strict=True):
             lines.append(
@@ -407,8 +444,10 @@ def plot(rows: Rows, config: Config) -> Any:
                 line[1].plot(beta, value, **look)
                 line[1].fill_between(beta, lower, upper, color=colour, alpha=0.2, linewidth=0)
         stuck = column(rows, kind, "gibbs", "mixed") == 0
-        for axis, name in ((line[0], "kl_nats"), (line[2], "loss_nats")):
-            values = column(rows, kind, "gibbs", name)
+        known = [(line[0], "kl_nats"), (line[2], "loss_nats")]
+        against = [(axis, column(rows, kind, "gibbs", name)) for axis, name in known]
+        against += [(line[1], wasted(rows, kind, code)[0]) for code in codes(rows)]
+        for axis, values in against:
             axis.plot(beta[stuck], values[stuck], "o", color="white", markersize=2.5, zorder=3)
         chance = rows[0]["num_examples"] * np.log(rows[0]["num_classes"])
         line[2].axhline(chance, color=style.GREY, linestyle="--", linewidth=1)
@@ -416,7 +455,7 @@ def plot(rows: Rows, config: Config) -> Any:
             "N ln K", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
         )
         line[0].set_ylabel(f"{kind} labels\n\nKL(Q‖P) (nats)")
-        line[1].set_ylabel("wasted: KL(Q‖Q*) (nats)")
+        line[1].set_ylabel("wasted at most: KL(Q‖Q*) (nats)")
         line[2].set_ylabel("E$_Q$[L] (nats)")
         for axis in line:
             axis.set_xscale("log")

@@ -23,6 +23,11 @@ def grid(
     return result
 
 
+def column(rows: Rows, name: str) -> np.ndarray:
+    """One column as numbers, (M,); nan where it is empty."""
+    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
+
+
 def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float, part: float = 0.5) -> float:
     """β at which the loss is half-way from its smallest value to chance, linear in log β.
 
