@@ -62,10 +62,7 @@ class Config:
                 f"batches must be between 1 and num_examples = {self.num_examples}, got "
                 f"{self.batches}"
             )
-        if self.num_sets < 2 or self.num_runs < 2:
-            raise ValueError(
-                f"num_sets and num_runs must be at least 2, got {self.num_sets} and {self.num_runs}"
-            )
+        common.at_least(self, num_sets=2, num_runs=2)
 
 
 PRESETS = {
