@@ -23,11 +23,6 @@ def grid(
     return result
 
 
-def column(rows: Rows, name: str) -> np.ndarray:
-    """One column as numbers, (M,); nan where it is empty."""
-    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
-
-
 def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float, part: float = 0.5) -> float:
     """β at which the loss is half-way from its smallest value to chance, linear in log β.
 
@@ -68,6 +63,11 @@ def critical_betas(rows: Rows, **where: Any) -> np.ndarray:
     beta, loss = (grid(rows, name, **where) for name in ("beta", "loss_nats_per_label"))
     chance = float(np.log(rows[0]["num_classes"]))
     return np.array([critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)])
+
+
+def column(rows: Rows, name: str) -> np.ndarray:
+    """One column as numbers, (M,); nan where it is empty."""
+    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
 
 
 def stderr(values: np.ndarray, axis: int = -1) -> Any:
