@@ -90,7 +90,7 @@ PRESETS = {
         polish_steps=300,
         num_matvecs=800,
         num_retrained=20,
-        retrain_steps=100,
+        retrain_steps=300,
     ),
     "default": Config(),
     "paper": Config(dataset="mnist", num_examples=10_000, widths=(256,), num_matvecs=1600),
