@@ -36,7 +36,7 @@ SCORES = {
 }
 SHOWN = 12  # pictures a row
 ARRIVED = 0.001  # part of the way that retraining may leave
-AT_ONCE = 10  # examples without which networks are trained on side by side
+ROUND = 50  # L-BFGS steps between two looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Config:
 
 PRESETS = {
     "quick": Config(
-        num_examples=200,
-        widths=(10,),
-        num_steps=300,
-        polish_steps=300,
-        num_matvecs=800,
+        num_examples=150,
+        widths=(6,),
+        num_steps=200,
+        polish_steps=120,
+        num_matvecs=460,
         num_retrained=20,
         retrain_steps=300,
     ),
@@ -126,12 +126,14 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     found = iw.sample_information(
         task, params, prior, beta=config.beta, key=sketch, num_matvecs=config.num_matvecs
     )
-    own_seconds = time.monotonic() - began
+    context.seconds["sample information"] = time.monotonic() - began
     loss, gradient_norm = baselines(task, params)
-    retrained, seconds = retrain(config, task, params, prior, given != true, context)
-    context.seconds["sample information"] = own_seconds
+    retrained = retrain(config, task, params, prior, given != true, context)
     context.notes["times_faster_than_retraining"] = tables.rounded(
-        seconds * len(given) / own_seconds
+        context.seconds["retraining"]
+        / len(retrained)
+        * len(given)
+        / context.seconds["sample information"]
     )
     right = np.asarray(network.apply_fn(params, jnp.asarray(dataset.test_inputs))).argmax(1)
     shown = _extremes(found.nats.value)
@@ -188,85 +190,77 @@ def train(
 
     begin = params, adam.init(params)
     params, _ = context.iterate(lambda _, s: update(*s), begin, config.num_steps, "training")
-    begin = params, optax.lbfgs().init(params)
-    polish = partial(_polish, task=task, prior=prior, beta=config.beta)
-    return context.iterate(lambda _, s: polish(*s), begin, config.polish_steps, "polish")[0]
+
+    def polish(i: int, state: Any) -> Any:
+        left = min(ROUND, config.polish_steps - i * ROUND)
+        return _descend(*state, prior.mean, task, prior, config.beta, left, 0.0)[:2]
+
+    begin = params, _lbfgs_state(params)
+    return context.iterate(polish, begin, -(-config.polish_steps // ROUND), "polish")[0]
+
+
+def _lbfgs_state(params: nets.Params) -> Any:
+    """Before the first step; of strict types, as after it, so that nothing compiles twice."""
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), optax.lbfgs().init(params))
 
 
 @jax.jit
-def _polish(
-    params: nets.Params, state: Any, task: iw.Task, prior: Any, beta: float
-) -> tuple[nets.Params, Any]:
+def _descend(
+    params: nets.Params,
+    state: Any,
+    origin: nets.Params,
+    task: iw.Task,
+    prior: Any,
+    beta: float,
+    most: int,
+    enough: float,
+) -> tuple[nets.Params, Any, jax.Array]:
+    """L-BFGS steps, `most` of them or until no more than `enough` of the way is left.
+
+    The objective curves by β/λ² and more where it is convex, so that its minimum is no further than
+    |gradient| λ²/β: that, as a part of the way from `origin`, is what is left.
+
+    Returns:
+      Weights, state of L-BFGS, and what is left.
+    """
     lbfgs, own = optax.lbfgs(), partial(objective, task=task, prior=prior, beta=beta)
-    value, gradient = optax.value_and_grad_from_state(own)(params, state=state)
-    updates, state = lbfgs.update(gradient, state, params, value=value, grad=gradient, value_fn=own)
-    return optax.apply_updates(params, updates), state
+
+    def step(carry: tuple) -> tuple:
+        params, state, _, steps = carry
+        value, slope = optax.value_and_grad_from_state(own)(params, state=state)
+        updates, state = lbfgs.update(slope, state, params, value=value, grad=slope, value_fn=own)
+        params = optax.apply_updates(params, updates)
+        ahead = optax.tree.norm(optax.tree.get(state, "grad")) * prior.scale**2 / beta
+        return params, state, ahead / optax.tree.norm(optax.tree.sub(params, origin)), steps + 1
+
+    begin = params, state, jnp.inf, 0
+    return jax.lax.while_loop(lambda c: (c[3] < most) & (c[2] > enough), step, begin)[:3]
 
 
 def retrain(
     config: Config, task: iw.Task, params: nets.Params, prior: Any, wrong: Any, context: Context
-) -> tuple[dict[int, tuple[float, float]], float]:
-    """Of some examples, half of them mislabelled, what `_without` says; and seconds for each.
+) -> dict[int, tuple[float, float]]:
+    """Example -> nats between the codes with and without it, and how much of the way is left.
 
-    The median over pieces of them leaves out the compilation.
-    """
-    half = config.num_retrained // 2
-    chosen = np.r_[
-        np.flatnonzero(wrong)[:half], np.flatnonzero(~wrong)[: config.num_retrained - half]
-    ]
-    pieces = np.array_split(chosen, -(-len(chosen) // AT_ONCE))
-    found, seconds = {}, []
-    for piece in context.track(pieces, "retraining"):
-        began = time.monotonic()
-        told = _without(jnp.asarray(piece), params, task, prior, config.beta, config.retrain_steps)
-        values = np.asarray(told, float).T.tolist()
-        found |= dict(zip(piece.tolist(), map(tuple, values), strict=True))
-        seconds.append((time.monotonic() - began) / len(piece))
-    return found, float(np.median(seconds))
-
-
-@partial(jax.jit, static_argnames="most")
-def _without(
-    chosen: jax.Array, params: nets.Params, task: iw.Task, prior: Any, beta: float, most: int
-) -> tuple[jax.Array, jax.Array]:
-    """½ Δ_i' Σ^-1 Δ_i of the Δ_i by which training on without example i moves, and what is left.
-
-    The objective curves by β/λ² and more, so that no minimum is further than |gradient| λ²/β. That,
-    as a part of |Δ_i|, is what is left; training ends where it is ARRIVED.
-
-    Args:
-      chosen: (w,) examples.
-      params: weights at the minimum with all examples.
-      task: all examples.
-      prior: P.
-      beta: β.
-      most: L-BFGS steps, if they do not arrive.
-
-    Returns:
-      (w,) nats, (w,) what is left.
+    For some, half of them mislabelled.
     """
     A = iw.ggn(task, params)
+    half = config.num_retrained // 2
+    chosen = [*np.flatnonzero(wrong)[:half], *np.flatnonzero(~wrong)[: config.num_retrained - half]]
 
-    def way(state: Any) -> tuple[nets.Params, jax.Array]:
-        """Δ and what is left, 1 before the first step."""
-        other, lbfgs, steps = state
-        moved = optax.tree.sub(other, params)
-        ahead = optax.tree.norm(optax.tree.get(lbfgs, "grad")) * prior.scale**2 / beta
-        return moved, jnp.where(steps > 0, ahead / optax.tree.norm(moved), 1.0)
+    @jax.jit
+    def nats(moved: nets.Params) -> jax.Array:
+        bent = optax.tree.vdot(moved, A(moved)) / config.beta
+        return (bent + optax.tree.norm(moved, squared=True) / prior.scale**2) / 2
 
-    def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    found = {}
+    for i in context.track(chosen, "retraining"):
         without = dataclasses.replace(task, weights=task.weights.at[i].set(0))
-        moved, left = way(
-            jax.lax.while_loop(
-                lambda state: (state[2] < most) & (way(state)[1] > ARRIVED),
-                lambda state: (*_polish(*state[:2], without, prior, beta), state[2] + 1),
-                (params, optax.lbfgs().init(params), 0),
-            )
-        )
-        bent = optax.tree.vdot(moved, A(moved)) / beta
-        return (bent + optax.tree.norm(moved, squared=True) / prior.scale**2) / 2, left
-
-    return jax.vmap(one)(chosen)
+        begin = params, _lbfgs_state(params), params
+        options = without, prior, config.beta, config.retrain_steps, ARRIVED
+        other, _, left = _descend(*begin, *options)
+        found[int(i)] = float(nats(optax.tree.sub(other, params))), float(left)
+    return found
 
 
 @jax.jit
