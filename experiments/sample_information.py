@@ -34,6 +34,7 @@ SCORES = {
     "loss_nats": "loss",
     "gradient_norm": "gradient norm",
 }
+RETRAINED = ("retrained_nats", "retrained_hessian_nats", "retrained_left")
 SHOWN = 12  # pictures a row
 ARRIVED = 0.001  # part of the way that retraining may leave
 ROUND = 50  # L-BFGS steps between two looks
@@ -122,11 +123,21 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     prior = iw.IsotropicGaussian(scale=config.prior_scale, mean=initial)
     params = train(config, task, initial, prior, context)
 
-    began = time.monotonic()
-    found = iw.sample_information(
-        task, params, prior, beta=config.beta, key=sketch, num_matvecs=config.num_matvecs
+    measure = partial(
+        iw.sample_information,
+        task,
+        params,
+        prior,
+        beta=config.beta,
+        key=sketch,
+        num_matvecs=config.num_matvecs,
     )
+    began = time.monotonic()
+    found = measure()
     context.seconds["sample information"] = time.monotonic() - began
+    hessian = np.full(len(given), np.nan)
+    if sum(w.size for w in jax.tree.leaves(params)) <= config.num_matvecs:  # else it has none
+        hessian = measure(curvature=iw.hessian).nats.value
     loss, gradient_norm = baselines(task, params)
     retrained = retrain(config, task, params, prior, given != true, context)
     context.notes["times_faster_than_retraining"] = tables.rounded(
@@ -148,14 +159,19 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
             "leverage": float(found.leverage.value[i]),
             "loss_nats": float(loss[i]),
             "gradient_norm": float(gradient_norm[i]),
-            "retrained_nats": retrained.get(i, ("", ""))[0],
-            "retrained_left": retrained.get(i, ("", ""))[1],
-            "off_minimum_nats": float(found.off_minimum),
+            "hessian_nats": _known(hessian[i]),
+            **dict(zip(RETRAINED, retrained.get(i, [""] * len(RETRAINED)), strict=True)),
+            "off_minimum_nats": float(found.off_minimum.value),
             "test_accuracy": float(np.mean(right == dataset.test_targets)),
             "pixels": _hex(dataset.train_inputs[i]) if i in shown else "",
         }
         for i in range(len(given))
     ]
+
+
+def _known(nats: float) -> float | str:
+    """Empty where the Hessian was not asked, or has no minimum without the example."""
+    return float(nats) if np.isfinite(nats) else ""
 
 
 def wrong_labels(config: Config, true: np.ndarray, num_classes: int) -> np.ndarray:
@@ -239,19 +255,20 @@ def _descend(
 
 def retrain(
     config: Config, task: iw.Task, params: nets.Params, prior: Any, wrong: Any, context: Context
-) -> dict[int, tuple[float, float]]:
-    """Example -> nats between the codes with and without it, and how much of the way is left.
+) -> dict[int, list[float]]:
+    """Example -> nats between the codes with and without it, by GGN and Hessian; what is left.
 
     For some, half of them mislabelled.
     """
-    A = iw.ggn(task, params)
+    curvatures = iw.ggn(task, params), iw.hessian(task, params)
     half = config.num_retrained // 2
     chosen = [*np.flatnonzero(wrong)[:half], *np.flatnonzero(~wrong)[: config.num_retrained - half]]
 
     @jax.jit
-    def nats(moved: nets.Params) -> jax.Array:
-        bent = optax.tree.vdot(moved, A(moved)) / config.beta
-        return (bent + optax.tree.norm(moved, squared=True) / prior.scale**2) / 2
+    def nats(moved: nets.Params) -> list[jax.Array]:
+        length = optax.tree.norm(moved, squared=True) / prior.scale**2
+        bent = (optax.tree.vdot(moved, A(moved)) / config.beta for A in curvatures)
+        return [(b + length) / 2 for b in bent]
 
     found = {}
     for i in context.track(chosen, "retraining"):
@@ -259,7 +276,7 @@ def retrain(
         begin = params, _lbfgs_state(params), params
         options = without, prior, config.beta, config.retrain_steps, ARRIVED
         other, _, left = _descend(*begin, *options)
-        found[int(i)] = float(nats(optax.tree.sub(other, params))), float(left)
+        found[int(i)] = [*map(float, nats(optax.tree.sub(other, params))), float(left)]
     return found
 
 
@@ -298,9 +315,10 @@ def groups(rows: Rows) -> dict[str, np.ndarray]:
 def agreement(rows: Rows) -> dict[str, dict[str, Any]]:
     """Of every group: how the scores rank it, by the nats that retraining without each moves.
 
-    Spearman's ρ and its 95 % bootstrap interval; by how much that of the nats is larger; and the
-    quartiles of retrained nats over nats. In both groups together ρ mostly says that wrong labels
-    are told from right ones, and half of those retrained are mislabelled by choice.
+    Spearman's ρ and its 95 % bootstrap interval; by how much that of the nats is larger; and
+    retrained nats over nats, by the GGN and, where it is known, by the Hessian. In both groups
+    together ρ mostly says that wrong labels are told from right ones, and half of those retrained
+    are mislabelled by choice.
     """
     exact, found = column(rows, "retrained_nats"), {}
     for name, chosen in groups(rows).items():
@@ -308,11 +326,13 @@ def agreement(rows: Rows) -> dict[str, dict[str, Any]]:
             score: ranks.spearman(column(rows, score)[chosen], exact[chosen], seed=0)
             for score in SCORES
         }
-        ratio = np.quantile(exact[chosen] / column(rows, "nats")[chosen], (0.5, 0.25, 0.75))
         found[name] = {
             "examples": int(chosen.sum()),
             "arrived": int((column(rows, "retrained_left")[chosen] <= ARRIVED).sum()),
-            "retrained_over_nats": [tables.rounded(q) for q in ratio],
+            "retrained_over_nats": {
+                score: _quartiles(column(rows, f"retrained_{score}") / column(rows, score), chosen)
+                for score in ("nats", "hessian_nats")
+            },
             "rank_correlation": {score: _interval(draws) for score, draws in rho.items()},
             "lead_of_nats": {
                 score: _interval(rho["nats"] - draws)
@@ -321,6 +341,13 @@ def agreement(rows: Rows) -> dict[str, dict[str, Any]]:
             },
         }
     return found
+
+
+def _quartiles(ratio: np.ndarray, chosen: np.ndarray) -> list[float | None]:
+    """[median, first, third quartile, how many] of those chosen that are known."""
+    known = ratio[chosen & np.isfinite(ratio)]
+    quartiles = np.quantile(known, (0.5, 0.25, 0.75)) if known.size else [np.nan] * 3
+    return [*(tables.rounded(q) for q in quartiles), known.size]
 
 
 def _interval(draws: np.ndarray) -> list[float | None]:
@@ -409,7 +436,8 @@ def plot(rows: Rows, config: Config) -> Any:
     agreed = agreement(rows)
     for label, chosen, colour, _ in looks:
         marker = "s" if label.startswith("wrong") else "o"
-        ratio, rho = agreed[label]["retrained_over_nats"][0], agreed[label]["rank_correlation"]
+        ratio = agreed[label]["retrained_over_nats"]["nats"][0]
+        rho = agreed[label]["rank_correlation"]
         said = f"{label}: ρ = {rho['nats'][0]:.2f}, median {ratio:.2g} times"
         right.loglog(nats[chosen], exact[chosen], marker, color=colour, label=said, markersize=4)
     known = exact[np.isfinite(exact) & (exact > 0)]

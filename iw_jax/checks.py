@@ -23,6 +23,12 @@ def positive(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be positive and finite, got {bad[0]}")
 
 
+def scalar(name: str, value: Any) -> None:
+    """Raises unless `value` has no axes."""
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+
+
 def at_least(name: str, value: int, minimum: int) -> None:
     """Raises unless `value` is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:

@@ -67,10 +67,14 @@ def test_agreement_is_told_within_each_group():
     """Told apart without a slip, wrong labels ranked backwards, right ones without a slip."""
     nats = np.r_[np.arange(10.0, 20.0), np.arange(1.0, 9.0) / 10, 5.0]
     exact = np.r_[3 * nats[9::-1], 2 * nats[10:18]]
-    arrivals = lambda i: (exact[i], 0.0 if i else 0.1) if i < 18 else ("", "")  # noqa: E731
+
+    def arrivals(i):
+        values = (exact[i], exact[i], 0.0 if i else 0.1) if i < 18 else ("", "", "")
+        return dict(zip(sample_information.RETRAINED, values, strict=True))
+
     rows = [
         {"given": 1, "true": int(i >= 10), **dict.fromkeys(sample_information.SCORES, own)}
-        | dict(zip(("retrained_nats", "retrained_left"), arrivals(i), strict=True))
+        | {"hessian_nats": 2 * own if i else "", **arrivals(i)}
         for i, own in enumerate(nats)
     ]
     found = sample_information.agreement(rows)
@@ -80,5 +84,9 @@ def test_agreement_is_told_within_each_group():
     assert 0.5 < rho["both"][0] < 1
     assert [found[name]["examples"] for name in found] == [10, 8, 18]
     assert [found[name]["arrived"] for name in found] == [9, 8, 17]
-    assert found["right labels"]["retrained_over_nats"] == pytest.approx([2] * 3)
+    assert found["right labels"]["retrained_over_nats"] == {
+        "nats": pytest.approx([2, 2, 2, 8]),
+        "hessian_nats": pytest.approx([1, 1, 1, 8]),
+    }
+    assert found["wrong labels"]["retrained_over_nats"]["hessian_nats"][-1] == 9
     assert found["wrong labels"]["lead_of_nats"]["loss_nats"] == [0, 0, 0]
