@@ -92,20 +92,11 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
-        for name in ("prior_part", "delta", "draws_delta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        common.at_least(self, side=1, prior_steps=1, num_repeats=2)
         if self.delta + self.draws_delta >= 1:
             raise ValueError(
                 f"delta + draws_delta must be below 1, got {self.delta + self.draws_delta}"
             )
-        if not 0 < self.prior_beta < np.inf:
-            raise ValueError(f"prior_beta must be positive and finite, got {self.prior_beta}")
-        for name, least in (("side", 1), ("prior_steps", 1), ("num_repeats", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} must be an integer of at least {least}, got {getattr(self, name)}"
-                )
 
 
 PRESETS = {

@@ -79,9 +79,7 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is computed."""
         common.check_fields(self)
-        for name in ("num_sets", "num_runs", "num_examples"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}")
+        common.at_least(self, num_sets=2, num_runs=2, num_examples=2)
         rising = list(self.batches) == sorted(set(self.batches)) and len(self.batches) >= 2
         if not (rising and all(1 <= b <= self.num_examples for b in self.batches)):
             raise ValueError(
