@@ -1,13 +1,14 @@
-"""One weight with many equal minima: small batches move where runs end, not what they know.
+"""One weight with many equal minima: small batches move where runs end, hardly what they know.
 
 A weight θ models x ~ N(φ(θ), 1) by a zigzag φ, steep near 0 and shallow far out; each of its
 straight pieces holds one minimum of the same loss. SGD with small batches is thrown out of the
 steep ones, so that the Fisher information falls, and with it the "Shannon information" that
 compares single runs. The information about the data, with the runs of a data set averaged first,
-hardly moves: where in its piece a run ends tells as much of the data whatever the piece, and which
-piece it is next to nothing. All entropies are integrals over θ. Beside it, Langevin noise.
+does not: where in its piece a run ends tells as much of the data whatever the piece, and which
+piece it is adds little, the more the smaller the batch. All entropies are integrals over θ. Beside
+it, Langevin noise.
 
-Default: about three minutes on 2 CPU cores. Paper: Achille, Paolini & Soatto
+Default: about a minute and a half on 2 CPU cores. Paper: Achille, Paolini & Soatto
 (arXiv:1905.12213), Fig. 3.
 """
 
@@ -469,7 +470,11 @@ def plot(rows: Rows, config: Config) -> Any:
         axis.set_title("SGD" if noise == "sgd" else "Langevin, uniform start", fontsize=10)
     handles, labels = axes["sgd"].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=2, fontsize=9)
-    figure.suptitle(f"{config.num_sets} data sets, {config.num_runs} runs each", fontsize=10)
+    figure.suptitle(
+        f"{config.num_sets} data sets, {config.num_runs} runs each; bars: two standard errors; "
+        f"bands: iw.shannon_iw, shown {min(BRACKETED, config.num_runs)} of the runs",
+        fontsize=10,
+    )
     return figure
 
 
