@@ -62,14 +62,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        common.check_fields(self, common.WITH_POINTS)
         if self.starts[:1] != (1.0,) or min(self.starts) <= 0 or np.any(np.diff(self.starts) >= 0):
             raise ValueError(f"starts must be positive and decrease from 1, got {self.starts}")
-        if self.num_seeds < 2 or self.num_stops < 3:
-            raise ValueError(
-                "num_seeds must be at least 2 and num_stops at least 3, got "
-                f"{self.num_seeds} and {self.num_stops}"
-            )
+        common.at_least(self, num_seeds=2, num_stops=3)
 
 
 PRESETS = {

@@ -71,7 +71,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        common.check_fields(self, common.WITH_POINTS)
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"beta must be positive and finite, got {self.beta}")
         if self.num_examples < 1:

@@ -23,8 +23,10 @@ def grid(
     return result
 
 
-def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float, part: float = 0.5) -> float:
-    """β at which the loss is half-way from its smallest value to chance, linear in log β.
+def edge(
+    beta: np.ndarray, loss: np.ndarray, chance: float, part: float = 0.5
+) -> tuple[float, float]:
+    """Neighbours of the grid between which the loss comes half-way from its smallest to chance.
 
     Args:
       beta: (B,) increasing.
@@ -33,15 +35,27 @@ def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float, part: float
       part: of the way, where it is not half.
 
     Returns:
-      The crossing; nan if the loss starts above it or never gets there.
+      The last β below that level and the first one not below; nan if the loss starts there or never
+      gets there.
     """
-    level = (1 - part) * loss.min() + part * chance
-    above = np.flatnonzero(loss >= level)
+    above = np.flatnonzero(loss >= (1 - part) * loss.min() + part * chance)
     if not above.size or above[0] == 0:
+        return float("nan"), float("nan")
+    return float(beta[above[0] - 1]), float(beta[above[0]])
+
+
+def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float) -> float:
+    """β at which the loss is half-way from its smallest value to chance, linear in log β.
+
+    Between the neighbours of `edge`, arguments as there; where the loss jumps, the place between
+    them is not known.
+    """
+    ends = edge(beta, loss, chance)
+    values = loss[np.isin(beta, ends)]
+    if not values.size:
         return float("nan")
-    i = above[0]
-    fraction = (level - loss[i - 1]) / (loss[i] - loss[i - 1])
-    return float(np.exp(np.log(beta[i - 1]) + fraction * np.log(beta[i] / beta[i - 1])))
+    level = (loss.min() + chance) / 2
+    return float(np.exp(np.interp(level, values, np.log(ends))))
 
 
 def structure_function(beta: np.ndarray, lagrangian: np.ndarray, nats: np.ndarray) -> np.ndarray:
@@ -63,6 +77,11 @@ def critical_betas(rows: Rows, **where: Any) -> np.ndarray:
     beta, loss = (grid(rows, name, **where) for name in ("beta", "loss_nats_per_label"))
     chance = float(np.log(rows[0]["num_classes"]))
     return np.array([critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)])
+
+
+def column(rows: Rows, name: str) -> np.ndarray:
+    """One column as numbers, (M,); nan where it is empty."""
+    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
 
 
 def stderr(values: np.ndarray, axis: int = -1) -> Any:

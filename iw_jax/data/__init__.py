@@ -8,11 +8,13 @@ from iw_jax.data.dataset import Dataset
 from iw_jax.data.labels import corrupt_labels, random_labels
 from iw_jax.data.loading import NAMES, load
 from iw_jax.data.nuisances import occlude
+from iw_jax.data.pooling import average_pool
 from iw_jax.data.subsets import subset
 
 __all__ = [
     "NAMES",
     "Dataset",
+    "average_pool",
     "central_crop",
     "corrupt_labels",
     "load",

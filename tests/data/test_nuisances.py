@@ -22,18 +22,20 @@ def test_the_square_lies_at_its_place_and_nothing_else_changes():
     assert found.dtype == np.float32
 
 
-def test_all_places_differ_and_cover_equally_much():
-    blank = np.zeros((9, 8, 8, 1), np.float32)
+@pytest.mark.parametrize("grid", [3, 6])  # 6 is all there is room for
+def test_all_places_differ_and_cover_equally_much(grid):
+    blank = np.zeros((grid**2, 8, 8, 1), np.float32)
     blank[0, 7, 7] = 1.0  # the brightest
-    found = data.occlude(blank, np.arange(9), grid=3, side=3)
-    assert len({image.tobytes() for image in found}) == 9
+    found = data.occlude(blank, np.arange(grid**2), grid=grid, side=3)
+    assert len({image.tobytes() for image in found}) == grid**2
     np.testing.assert_array_equal(found[1:].sum((1, 2, 3)), 9)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"grid": 1}, "grid must be at least 2, got 1"),
+        ({"grid": 1}, "grid must be in 2 .. 4, the places of a square of 2 along 5 pixels, got 1"),
+        ({"grid": 5}, "grid must be in 2 .. 4, the places of a square of 2 along 5 pixels, got 5"),
         ({"side": 5}, "side must be in 1 .. 4, got 5"),
         ({"places": np.array([0, 1, 2])}, "places must be 4 integers, got int64 of shape"),
         ({"places": np.array([0, 1, 2, 4])}, "places must lie in 0 .. 3, got 0 .. 4"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from iw_jax.data import Dataset, central_crop, load, subset
+from iw_jax.data import Dataset, average_pool, central_crop, load, subset
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,22 @@ def test_a_crop_of_no_image_is_refused():
     flat, labels = np.zeros((2, 64), np.float32), np.zeros(2, np.int32)
     with pytest.raises(ValueError, match=r"dataset must hold images .* \(2, 64\)"):
         central_crop(Dataset("toy", flat, labels, flat, labels, 2), 2)
+
+
+def test_images_are_averaged_by_the_least_factor_that_suffices():
+    images, labels = np.arange(72, dtype=np.float32).reshape(2, 6, 6, 1), np.zeros(2, np.int32)
+    toy = Dataset("toy", images, labels, images[:1], labels[:1], 2)
+    assert average_pool(toy, 6).checksum == toy.checksum
+    received = average_pool(toy, 4).train_inputs  # 3 divides 6, 4 does not
+    assert received.shape == (2, 3, 3, 1)
+    expected = images[:, :2, :2].mean((1, 2)), images[:, 4:, 2:4].mean((1, 2))
+    np.testing.assert_array_equal((received[:, 0, 0], received[:, 2, 1]), expected)
+    assert average_pool(toy, 1).test_inputs == images[0].mean()
+
+
+def test_images_that_cannot_be_averaged_are_named(digits):
+    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+        average_pool(digits, 0)
+    wide, labels = np.zeros((2, 4, 5, 1), np.float32), np.zeros(2, np.int32)
+    with pytest.raises(ValueError, match=r"dataset must hold square images .* \(2, 4, 5, 1\)"):
+        average_pool(Dataset("toy", wide, labels, wide, labels, 2), 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import beta_by_samples, beta_sweep, corruption
+from experiments import beta_by_samples, beta_sweep, corruption, gibbs_limit
 from experiments.common import command
 from experiments.common.config import TrainingConfig
 
@@ -59,6 +59,19 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("certificates", ["--draws-delta", "0.99"], "delta + draws_delta must be below 1"),
         ("certificates", ["--prior-part", "0.9999"], "prior_part must leave examples"),
         ("certificates", ["--side", "0"], "side must be an integer of at least 1, got 0"),
+        ("generalization", ["--widths"], "widths must be positive and finite, got ()"),
+        ("generalization", ["--noises"], "noises must be at least one in [0, 1), got ()"),
+        ("generalization", ["--num-test", "-5"], "num_test must be 0 or at least 2, got -5"),
+        ("generalization", ["--num-seeds", "1"], "num_seeds must be an integer of at least 2, got"),
+        ("gibbs_limit", ["--codes"], "codes must be at least one of isotropic, diagonal,"),
+        ("gibbs_limit", ["--num-chains", "3"], "num_chains must be an integer of at least 4, got"),
+        ("gibbs_limit", ["--num-held", "0"], "num_held must be an integer of at least 4, got 0"),
+        ("sample_information", ["--beta", "-1"], "beta must be positive and finite, got -1.0"),
+        ("sample_information", ["--wrong", "1"], "wrong must lie between 0 and 1, got 1.0"),
+        ("sample_information", ["--wrong", "1e-4"], "wrong must leave num_retrained/2 = 10"),
+        ("sample_information", ["--num-retrained", "1"], "num_retrained must be an integer of at"),
+        ("sample_information", ["--polish-steps", "-3"], "polish_steps must be an integer of at"),
+        ("sample_information", ["--dataset", "points"], "dataset must be one of digits, cifar10,"),
         ("corruption", ["--fractions", "0.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "0", "1.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "nan", "1"], "fractions must be at least two increasing"),
@@ -77,8 +90,11 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("nuisances", ["--network", "all_cnn"], "network must be an mlp with a hidden layer"),
         ("nuisances", ["--num-probed", "3"], "num_probed must be an integer of at least 10, got"),
         ("nuisances", ["--side", "8"], "side must be in 1 .. 7, got 8"),
+        ("nuisances", ["--grid", "100"], "grid must be in 2 .. 6, the places of a square of 3"),
+        ("nuisances", ["--num-seeds", "1"], "num_seeds must be an integer of at least 2, got 1"),
         ("task_complexity", ["--labels", "real", "real"], "labels must be at least one of real,"),
         ("task_complexity", ["--datasets", "cifra"], "datasets must be at least one of digits,"),
+        ("task_complexity", ["--side", "0"], "side must be an integer of at least 1, got 0"),
         ("task_complexity", ["--betas", "0.1", "0.5"], "betas must reach 1, got (0.1, 0.5)"),
     ],
 )
@@ -98,6 +114,11 @@ def test_a_config_made_in_python_is_checked_too(module):
         module.Config(code="dense")
     with pytest.raises(ValueError, match="prior must be one of"):
         module.Config(prior="wide")
+
+
+def test_a_list_made_in_python_is_checked_too():
+    with pytest.raises(ValueError, match="codes must be at least one of isotropic"):
+        gibbs_limit.Config(codes=("foo",))
 
 
 def test_the_common_config_stands_alone():

@@ -24,15 +24,6 @@ def test_scales_are_moved_to_the_grid_and_no_further_than_half_a_step():
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
 
 
-def test_images_are_averaged_by_the_least_factor_that_suffices():
-    images = np.arange(2 * 6 * 6, dtype=np.float32).reshape(2, 6, 6, 1)
-    np.testing.assert_array_equal(certificates._averaged(images, 6), images)
-    expected = images[:, :2, :2].mean((1, 2)), images[:, 4:, 2:4].mean((1, 2))
-    received = certificates._averaged(images, 4)
-    assert received.shape == (2, 3, 3, 1)
-    np.testing.assert_array_equal((received[:, 0, 0], received[:, 2, 1]), expected)
-
-
 def test_every_beta_pays_for_its_own_draws_and_the_prior_for_its_choice():
     config = Config(betas=(1.0, 2.0, 4.0, 8.0))
     rng = np.random.default_rng(0)

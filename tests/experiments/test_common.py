@@ -125,12 +125,17 @@ def test_the_critical_beta_is_interpolated_in_the_logarithm():
 
 @pytest.mark.parametrize("loss", [[2.0, 2.0, 2.0], [0.0, 0.1, 0.2], [np.nan] * 3])
 def test_a_curve_without_a_crossing_has_no_critical_beta(loss):
-    assert np.isnan(tables.critical_beta(np.array([0.1, 1, 10]), np.array(loss), chance=2.0))
+    beta, loss = np.array([0.1, 1, 10]), np.array(loss)
+    assert np.isnan(tables.critical_beta(beta, loss, chance=2.0))
+    assert np.all(np.isnan(tables.edge(beta, loss, chance=2.0)))
 
 
-def test_another_part_of_the_way_is_another_beta():
-    beta, loss = np.array([1.0, 10.0]), np.array([0.0, 4.0])
-    assert tables.critical_beta(beta, loss, chance=4.0, part=0.25) == pytest.approx(10**0.25)
+def test_an_edge_lies_between_neighbours_of_the_grid():
+    """However the loss gets from one to the other: a jump at 0.3 looks the same."""
+    beta, loss = np.array([0.1, 0.2, 0.4, 1.0]), np.array([0.0, 1.2, 4.0, 4.0])
+    assert tables.edge(beta, loss, chance=4.0) == (0.2, 0.4)
+    assert tables.edge(beta, loss, chance=4.0, part=0.25) == (0.1, 0.2)
+    assert tables.edge(beta, loss, chance=4.0, part=0.3) == (0.1, 0.2)  # reached, not passed
 
 
 def test_the_structure_function_is_the_legendre_transform_of_the_lagrangian():

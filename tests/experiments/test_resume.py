@@ -208,6 +208,7 @@ def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, 
     assert table(tmp_path, "curvature") == expected
 
 
+@pytest.mark.slow
 def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
     """The real thing, in processes of their own; the moment is printed where the test fails."""
     moment = random.Random(os.urandom(4)).uniform(0, 1.0)

@@ -11,6 +11,8 @@ from iw_jax import trees
 from iw_jax.curvature import growing
 from tests import oracles
 
+# Weights here are no minima, by choice: the numbers are right for the Q around them.
+pytestmark = pytest.mark.filterwarnings("ignore:params are:UserWarning")
 KEY = jax.random.key(0)
 BETA = 0.7
 LIKE = {"a": jnp.zeros((10, 20)), "b": jnp.zeros(100)}
@@ -59,6 +61,11 @@ def test_the_best_scale_of_a_spectrum_at_hand_is_that_of_the_weights(trained):
     np.testing.assert_allclose(found, prior.scale, rtol=1e-6)
     with pytest.raises(ValueError, match="squared_distance must be positive and finite, got 0"):
         iw.best_scale(measure, 0.0)
+    with pytest.raises(ValueError, match="beta must be a scalar"):
+        iw.best_scale(measure, 1.0, beta=[1.0, 2.0])
+    for square in (1e-300, 1e30):
+        with pytest.raises(ValueError, match=r"the best scale must lie between e\^-30 and e\^30"):
+            iw.best_scale(measure, square)
 
 
 def test_a_scale_for_each_layer_minimises_the_lagrangian(trained):
@@ -216,6 +223,7 @@ def _matrix_product(v, matrix):
     ("changes", "error", "message"),
     [
         ({"beta": -1.0}, ValueError, "beta must be positive and finite"),
+        ({"beta": [1.0, 2.0]}, ValueError, r"beta must be a scalar, got shape \(2,\)"),
         ({"rtol": 0.0}, ValueError, "rtol must be positive and finite"),
         ({"key": 0}, TypeError, "key must be a typed random key"),
         ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),

@@ -188,6 +188,24 @@ def test_what_rounding_hides_is_in_the_bracket():
     assert not found.nats.converged
 
 
+@pytest.mark.parametrize("rtol", [1e-3, 1e-5])
+def test_what_the_solves_leave_is_in_the_bracket(rtol):
+    """Ten weights of curvatures 1 to 1e10, three products for the preconditioner."""
+    rng = np.random.default_rng(0)
+    left, right = oracles.haar_orthogonal(1, 10), oracles.haar_orthogonal(2, 10)
+    x = 100 * (left * np.geomspace(1, 1e-5, 10)) @ right
+    world = oracles.LinearWorld(x, x @ rng.normal(size=10), noise=0.5)
+    damped = world.hessian + BETA * np.eye(10)
+    A = np.linalg.solve(damped, x.T / world.noise**2)
+    found = stability(world.task, jnp.array(A @ world.y), 1.0, num_matvecs=3, rtol=rtol)
+    truth = 0.5 * np.linalg.slogdet(np.eye(10) + NOISE**2 * A.T @ damped @ A / BETA)[1]
+    assert found.nats.bracket_lower < truth < found.nats.bracket_upper
+    assert abs(found.nats.value - truth) > 1e-10 * truth
+    assert found.nats.converged
+    steps = (found.nats.cost - 2 * 3 - 2 * 10 - 1) / 11 - 1  # of ten numbers and a Newton step
+    assert steps == int(steps) > 3
+
+
 def test_data_may_be_shifts_of_those_of_the_task():
     """Targets y/2 + shift at the shift y/2 are targets y."""
     y = jnp.array(WORLD.y)
