@@ -388,7 +388,7 @@ def plot(rows: Rows, config: Config) -> Any:
     axes[1].legend(fontsize=8)
     series = [(column(rows, kind, "fisher_square"), *look[:3]) for kind, look in KINDS.items()]
     random = column(rows, "pair", "random_square")
-    series.insert(1, (random, "random, as long as for an example", style.GREY, ":"))
+    series.insert(1, (random, "random direction, as long", style.GREY, ":"))
     for values, label, colour, dash in series:
         known = values[np.isfinite(values)]
         axes[2].ecdf(known, color=colour, linestyle=dash, label=label)
