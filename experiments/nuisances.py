@@ -66,7 +66,7 @@ class Config(common.TrainingConfig):
     num_noises: int = 6
     probe_width: int = 64
     probe_steps: int = 400
-    betas: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.18, 0.3, 0.5, 0.8, 1.2, 2.0)
+    betas: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.18, 0.3, 0.6, 1.2, 2.0, 3.0)
     num_seeds: int = 4
     num_steps: int = 1200
     batch_size: int = 100
