@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 # The others' quick runs are slow tests: they share all but their settings with one of these, or
 # compile for as long as the tests of the library that they call.
-QUICK = ("beta_sweep", "curvature", "fisher_during_training", "sample_information", "zigzag")
+QUICK = ("beta_sweep", "zigzag")
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.

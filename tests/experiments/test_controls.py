@@ -28,6 +28,7 @@ def classes_of(task):
     return set(np.asarray(task.targets)[np.asarray(task.weights) > 0].tolist())
 
 
+@pytest.mark.slow
 def test_a_seed_adds_classes_in_an_order_of_its_own(points):
     few, more, all_of_them = (points["natural", c] for c in (2, 5, 10))
     for seed in range(3):
@@ -67,6 +68,7 @@ def test_no_rise_is_found_in_noise_and_a_rise_of_all_is_found():
     assert story(np.tile(bump, (5, 1)))["log_rise"] == [2.0, 0.0]
 
 
+@pytest.mark.slow
 def test_runs_of_a_pair_differ_in_one_thing_only():
     config = sgd_pairs.Config(num_examples=9, widths=(2,), num_seeds=2, num_pairs=2)
     dataset = sgd_pairs.load(config, None)

@@ -182,6 +182,7 @@ def truncate(folder):
             os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("save_every_round")
 def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, monkeypatch):
     config = dataclasses.replace(

@@ -79,8 +79,8 @@ def test_without_noise_runs_stay_in_their_piece():
         (["--temperatures", "-1"], "temperatures must be at least one, positive, finite and"),
         (["--temperatures"], "temperatures must be at least one"),
         (["--learning-rate", "2e-4"], "learning_rate must be below 0.000115, from where steps"),
-        (["--num-examples", "1"], "num_examples must be at least 2, got 1"),
-        (["--num-runs", "1"], "num_runs must be at least 2, got 1"),
+        (["--num-examples", "1"], "num_examples must be an integer of at least 2, got 1"),
+        (["--num-runs", "1"], "num_runs must be an integer of at least 2, got 1"),
     ],
 )
 def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, tmp_path):

@@ -150,6 +150,7 @@ def test_unscaled_contributions_sum_to_the_gauss_rule(trained):
     np.testing.assert_allclose(sum(t.value for t in traces.values()), whole, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_finished_state_that_was_stored_gives_the_same_tensors(trained):
     task, params, _ = trained
     settings = {"beta": 1.0, "key": KEY, "num_matvecs": 12, "by_tensor": True}
@@ -188,6 +189,7 @@ def test_magnitudes_are_attributed_where_they_count(trained):
         start += leaf.size
 
 
+@pytest.mark.slow
 def test_contributions_are_unbiased_where_products_are_few():
     """Haar eigenvectors, 300 weights in two tensors, 120 products: the mean over keys is right."""
     Q = oracles.haar_orthogonal(3, 300)

@@ -136,6 +136,7 @@ def mlp_world(dtype=jnp.float64, hidden=30):
     return Task(mlp, Categorical(), inputs, targets), params
 
 
+@pytest.mark.slow
 def test_sampled_information_covers_the_dense_one_per_layer():
     task, params = mlp_world()
     prior = IsotropicGaussian({"first": 0.3, "last": 1.0})

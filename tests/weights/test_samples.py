@@ -215,6 +215,7 @@ def test_off_minimum_is_bracketed_and_only_its_lower_end_warns(softmax):
     np.testing.assert_allclose(whole.gradient_norm, 2 * np.linalg.norm(gradient), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_network_moves_by_its_hessian():
     """The dense formula; and refits, which the GGN sees move too little."""
     inputs, labels = oracles.classification(0, num_examples=30)

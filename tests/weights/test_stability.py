@@ -120,6 +120,7 @@ def network():
     return task, fitted(task.inputs, start), unravel, fitted
 
 
+@pytest.mark.slow
 def test_a_network_moves_as_it_does_when_it_is_fitted_again(network):
     task, w, unravel, fitted = network
     direction = jax.random.normal(KEY, task.inputs.shape)
@@ -168,6 +169,7 @@ def test_a_sketch_and_solves_in_chunks_find_the_same(network):
     np.testing.assert_allclose(sketched.metric, exact.metric, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_rounding_hides_is_in_the_bracket():
     """Float32, one direction 1e-6 times weaker than the other: its nats are open, not made up."""
     strength = np.array([1.0, 1e-6], np.float32)
