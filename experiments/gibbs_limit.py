@@ -31,6 +31,7 @@ from iw_jax import data, nets
 KINDS = ("real", "random")
 NESTED = ("isotropic", "diagonal", "low_rank")  # each holds those before it
 FAMILIES = (*NESTED, "log_normal")
+REFINING = 0.25  # of the learning rate, for codes that start from those of a smaller family
 LOOKS = {
     "gibbs": ("the best of all codes (Gibbs)", "black", "o", "-"),
     "isotropic": ("Gaussian, one scale", style.GREY, "v", ":"),
@@ -59,10 +60,10 @@ class Config:
       num_leapfrog: leapfrog steps a transition.
       num_steps: optimiser steps of every other code.
       batch_size: examples of such a step.
-      learning_rate: Adam's, in units of the prior; decays to 0 along a cosine.
+      learning_rate: Adam's, in units of the prior; decays to 0 along a cosine. A quarter of it for
+        a code that starts from one of a smaller family.
       num_draws: weight draws of the evaluation.
-      num_seeds: starts of every code from random weights, beside one from the best code of a
-        smaller family; the best is taken.
+      num_seeds: starts of every code; the best is taken.
       seed: root of all randomness.
     """
 
@@ -76,11 +77,11 @@ class Config:
     num_temperatures: int = 600
     num_held: int = 80
     num_leapfrog: int = 8
-    num_steps: int = 3000
-    batch_size: int = 250
+    num_steps: int = 2500
+    batch_size: int = 500
     learning_rate: float = 0.02
     num_draws: int = 512
-    num_seeds: int = 2
+    num_seeds: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +114,7 @@ PRESETS = {
         num_leapfrog=16,
         num_held=100,
         num_steps=20_000,
+        batch_size=250,
     ),
 }
 
@@ -142,13 +144,17 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         own = dataclasses.replace(task, targets=jnp.asarray(targets[number]))
         key = jax.random.fold_in(annealing, number)
         rows += ledger.get(kind, partial(_gibbs, config, own, params, prior, key, kind, context))
-    best = None
+    trained, found = None, []
     for family in (code for code in FAMILIES if code in config.codes):
-        smaller = best if family in NESTED else None
-        best, own = _trained(
+        smaller = trained if family in NESTED else None
+        trained, own = _trained(
             config, task, targets, network, prior, training, family, smaller, context
         )
-        rows += own
+        if smaller is not None:  # whose codes are of this family too
+            both = zip(own, found, strict=True)
+            own = [min(new, old, key=lambda row: row["lagrangian_nats"]) for new, old in both]
+        found = [{**row, "code": family} for row in own]
+        rows += found
     size = sum(w.size for w in jax.tree.leaves(params))
     fixed = {"num_examples": len(inputs), "num_weights": size, "num_classes": dataset.num_classes}
     return [{**row, **fixed} for row in rows]
@@ -189,6 +195,7 @@ def _gibbs(
             "sample_size": float(found.sample_size[i]),
             "acceptance": float(found.acceptance[i]),
             "mixed": int(found.mixed[i]),
+            "found_as": "",
         }
         for i, beta in enumerate(config.betas)
     ]
@@ -205,10 +212,9 @@ def _trained(
     smaller: iw.Code | None,
     context: Context,
 ) -> tuple[iw.Code, list[dict[str, Any]]]:
-    """Both label kinds and all β of one family, in one sweep: the best codes, and their rows.
+    """Both label kinds and all β of one family, in one sweep: the codes, and a row for the best.
 
-    Each (labels, β) starts anew for every seed, and once more from the best code of a smaller
-    family: what that has reached, a larger family must reach too.
+    Every code starts from that of a smaller family, where there is one.
     """
 
     @jax.jit
@@ -217,38 +223,33 @@ def _trained(
         params = network.init(weights, task.inputs[:1])
         return starts.code_around(family, own, params, config.prior_scale, 0.1), prior
 
-    kinds, betas = len(KINDS), len(config.betas)
-    count = config.num_seeds + (smaller is not None)
-    keys = jax.random.split(key, count)
-    anew, _ = jax.vmap(start)(keys[: config.num_seeds])
-    codes = jax.tree.map(lambda x: jnp.broadcast_to(x, (kinds, betas, *x.shape)), anew)
+    codes, rate = None, config.learning_rate
     if smaller is not None:
-        wider = jax.vmap(jax.vmap(partial(starts.widened, family, key)))(smaller)
-        joined = lambda new, old: jnp.concatenate([new, old[:, :, None]], axis=2)  # noqa: E731
-        codes = jax.tree.map(joined, codes, wider)
+        widened = partial(starts.widened, family, key)
+        codes, rate = jax.vmap(jax.vmap(jax.vmap(widened)))(smaller), REFINING * rate
     result = context.sweep(
-        keys,
+        jax.random.split(key, config.num_seeds),
         task,
         start,
         betas=np.asarray(config.betas),
         codes=codes,
-        targets=np.repeat(targets[:, None], count, axis=1),
-        optimizer=common.optimizer(config.learning_rate, config.num_steps),
+        targets=np.repeat(targets[:, None], config.num_seeds, axis=1),
+        optimizer=common.optimizer(rate, config.num_steps),
         num_steps=config.num_steps,
         num_rounds=common.NUM_ROUNDS,
-        batch_size=min(config.batch_size, len(task.targets)),
+        batch_size=config.batch_size if config.batch_size < len(task.targets) else None,
         num_draws=config.num_draws,
         stage=family,
     )
     cost = jax.tree.map(np.asarray, result.lagrangian)
-    cells = (*np.indices((kinds, betas)), cost.value.value.argmin(-1))  # of the best starts
     columns = _columns(cost.value, cost.kl, cost.loss)
     none = dict.fromkeys(("lagrangian_ais_nats", "rhat", "sample_size", "acceptance", "mixed"), "")
-    rows = [
-        {"labels": KINDS[t], "code": family, "beta": config.betas[b], **columns((t, b, s)), **none}
-        for t, b, s in zip(*(x.ravel() for x in cells), strict=True)
-    ]
-    return jax.tree.map(lambda x: x[cells], result.code), rows
+    rows = []
+    for t, b in np.ndindex(len(KINDS), len(config.betas)):
+        best = t, b, int(cost.value.value[t, b].argmin())
+        cell = {"labels": KINDS[t], "code": family, "beta": config.betas[b]}
+        rows.append({**cell, **columns(best), **none, "found_as": family})
+    return result.code, rows
 
 
 def _columns(
@@ -300,26 +301,23 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     summary: dict[str, Any] = {"beta": config.betas[at], "num_weights": rows[0]["num_weights"]}
     for kind in KINDS:
         cells = known(rows, kind)
+        told = {code: column(rows, kind, code, "kl_nats")[at] for code in ("gibbs", *codes(rows))}
+        loss = {code: column(rows, kind, code, "loss_nats")[at] for code in told}
+        waste = {code: [x[at] for x in wasted(rows, kind, code)] for code in codes(rows)}
         summary[kind] = {
-            "kl_nats": {
-                c: tables.rounded(column(rows, kind, c, "kl_nats")[at])
-                for c in ("gibbs", *codes(rows))
-            },
-            "loss_nats": {
-                c: tables.rounded(column(rows, kind, c, "loss_nats")[at])
-                for c in ("gibbs", *codes(rows))
-            },
+            "kl_nats": {code: tables.rounded(x) for code, x in told.items()},
+            "loss_nats": {code: tables.rounded(x) for code, x in loss.items()},
             "wasted_at_most_nats": {
-                c: [tables.rounded(x[at]) for x in wasted(rows, kind, c)] for c in codes(rows)
+                code: [tables.rounded(x) for x in ends] for code, ends in waste.items()
             },
             f"from_beta_{WITHIN[kind]:g}": {
                 "largest_half_width_of_C": tables.rounded(max(map(half_width, cells), default=0)),
                 "largest_rhat": tables.rounded(max((row["rhat"] for row in cells), default=1)),
             },
             "betas_not_mixed": [
-                b
-                for b, mixed in zip(config.betas, column(rows, kind, "gibbs", "mixed"), strict=True)
-                if not mixed
+                row["beta"]
+                for row in rows
+                if (row["labels"], row["code"], row["mixed"]) == (kind, "gibbs", 0)
             ],
         }
     return summary

@@ -61,8 +61,8 @@ def code_around(family: str, key: jax.Array, params: Any, scales: Any, noise: fl
 def widened(family: str, key: jax.Array, code: iw.Code) -> iw.Code:
     """A Gaussian code as one of a larger family.
 
-    New directions start at a tenth of the code's own scales: little, but not 0, where by symmetry
-    no gradient would move them.
+    New directions start at a hundredth of the code's own scales: little, but not 0, where by
+    symmetry no gradient would move them.
 
     Args:
       family: diagonal or low_rank.
@@ -74,7 +74,7 @@ def widened(family: str, key: jax.Array, code: iw.Code) -> iw.Code:
         return diagonal
     shape = jax.tree.map(lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype), diagonal.mean)
     directions = optax.tree.random_like(key, shape)
-    factor = jax.tree.map(lambda u, s: 0.1 * s * u, directions, diagonal.scale)
+    factor = jax.tree.map(lambda u, s: 0.01 * s * u, directions, diagonal.scale)
     return iw.LowRankGaussian(diagonal.mean, diagonal.scale, factor)
 
 

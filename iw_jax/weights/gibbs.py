@@ -27,7 +27,7 @@ from iw_jax.trees import PyTree
 from iw_jax.weights import annealing
 from iw_jax.weights.annealing import Climb, Ladder, Potential
 
-_WORST_RHAT = 1.2
+_WORST_RHAT = 1.2  # Brooks & Gelman, J. Comput. Graph. Stat. 7 (1998) 434
 
 
 @trees.record
