@@ -22,6 +22,7 @@ from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data
 
+AXIS = "batch"
 CONTROLS = {
     "epochs": "equal epochs (the paper)",
     "steps": "equal steps",
@@ -30,50 +31,24 @@ CONTROLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What is trained and measured.
+class Config(controls.Config):
+    """What is swept.
 
     Attributes:
-      dataset: digits, mnist, fashion_mnist, cifar10 or points.
-      num_examples: training examples; 0 for all.
-      network: mlp, small_alexnet, all_cnn or resnet18.
-      widths: hidden units of the mlp.
       batches: batch sizes; each a multiple of the one before. The middle one is the reference, the
-        same under every control.
-      num_epochs: of training; where steps are equal, those of the reference.
-      learning_rate: of the mean loss, at the first step; falls to 0 along a cosine. Where
-        rate/batch is equal, that of the reference.
-      num_seeds: networks a point.
-      prior_scales: λ of ½ log det(I + λ²F); increasing.
-      num_matvecs: curvature products allowed for a network; exact if it has no more weights.
-      seed: root of all randomness.
+        same under every control: its steps are those where steps are equal, its learning rate is
+        `learning_rate` where rate/batch is equal.
     """
 
-    dataset: str = "digits"
-    num_examples: int = 1000
-    network: str = "mlp"
-    widths: tuple[int, ...] = (8,)
     batches: tuple[int, ...] = (8, 32, 128, 512)
-    num_epochs: int = 40
-    learning_rate: float = 0.05
-    num_seeds: int = 4
-    prior_scales: tuple[float, ...] = (0.1, 1.0)
-    num_matvecs: int = 2000
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        super().__post_init__()
         pairs = itertools.pairwise(self.batches)
         if len(self.batches) < 2 or not all(0 < a < b and b % a == 0 for a, b in pairs):
             raise ValueError(
                 "batches must be at least two, each a multiple of the one before, got "
                 f"{self.batches}"
-            )
-        if self.num_seeds < 2 or self.num_epochs < 1:
-            raise ValueError(
-                "num_seeds must be at least 2 and num_epochs at least 1, got "
-                f"{self.num_seeds} and {self.num_epochs}"
             )
 
 
@@ -93,42 +68,42 @@ PRESETS = {
 
 
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
-    """The data set, true labels."""
-    return common.load(config, data_dir, config.num_examples)
+    """The data set, true labels.
+
+    Raises:
+      ValueError: if a batch is larger than the data set.
+    """
+    dataset = common.load(config, data_dir, config.num_examples)
+    count = len(dataset.train_inputs)
+    if config.batches[-1] > count:
+        raise ValueError(
+            f"batches must be at most {count}, the number of examples, got {config.batches}"
+        )
+    return dataset
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each control, batch size and seed."""
     network = common.network(config, dataset.num_classes)
-    count = len(dataset.train_inputs)
-    present = np.ones(dataset.num_classes, bool)
-    task = descent.pool(network, dataset.train_inputs, dataset.train_targets, present)
+    task = descent.pool(network, dataset)
+    count = task.num_examples
     making, probing = jax.random.split(jax.random.key(config.seed))
     everybody = np.tile(np.arange(count), (config.num_seeds, 1))
-    members = descent.family(making, network, task.inputs["x"], everybody, count)
+    members = descent.family(making, network, task, everybody, count)
     micro, reference = config.batches[0], config.batches[(len(config.batches) - 1) // 2]
     points = [
         controls.Point(
             control,
             batch,
-            task,
             members,
             num_steps=-(-config.num_epochs * count // (reference if control == "steps" else batch)),
-            parts=batch // micro,
             rate=config.learning_rate * (batch / reference if control == "ratio" else 1.0),
+            parts=batch // micro,
         )
         for control in CONTROLS
         for batch in config.batches
     ]
-    return controls.measure(
-        context,
-        "batch",
-        points,
-        key=probing,
-        micro=micro,
-        prior_scales=config.prior_scales,
-        num_matvecs=config.num_matvecs,
-    )
+    return controls.measure(context, AXIS, points, task, config, key=probing, micro=micro)
 
 
 # ------------------------------------------------------------------------ what the table says
@@ -136,7 +111,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """d log(quantity)/d log(batch) under every control; the paper's is a rising trace."""
-    return controls.slopes(rows, "batch", CONTROLS, config.prior_scales)
+    return controls.summarize(rows, AXIS, config)
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:
@@ -146,18 +121,12 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
 
 def table(rows: Rows) -> str:
     """Means over seeds, a line a point."""
-    return controls.table(rows, "batch")
+    return controls.table(rows, AXIS)
 
 
 def plot(rows: Rows, config: Config) -> Any:
     """Traces, log-determinants and loss against batch size."""
-    figure = controls.plot(rows, "batch", "batch size", CONTROLS, config.prior_scales)
-    figure.suptitle(
-        f"{config.dataset}, {rows[0]['num_examples']} examples, {rows[0]['num_weights']} weights; "
-        f"mean and standard error of {config.num_seeds} seeds",
-        fontsize=11,
-    )
-    return figure
+    return controls.plot(rows, AXIS, "batch size", CONTROLS, config)
 
 
 if __name__ == "__main__":

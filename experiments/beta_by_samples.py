@@ -179,7 +179,7 @@ def plot(rows: Rows, config: Config) -> Any:
         axis.minorticks_off()
         axis.grid(visible=False)
     axes[0].set_ylabel("N, training examples")
-    axes[0].legend(loc="lower left", labelcolor="white", fontsize=8)
+    axes[1].legend(loc="lower right", labelcolor="white", fontsize=8)  # dark there
     figure.colorbar(mesh, ax=axes, label="accuracy under weight noise", shrink=0.9)
     figure.suptitle(f"{config.dataset}, {config.network}, {config.code} code", fontsize=11)
     return figure

@@ -1,6 +1,7 @@
 """The Fisher information of trained networks against the number of classes.
 
-A network learns the first c classes. More classes also mean more examples, more steps and more
+A network learns c of the classes: the first c in an order of its own, so that an error over seeds
+tells what the choice of classes does too. More classes also mean more examples, more steps and more
 outputs; so the sweep is made three times: as it comes, with as many examples whatever c, and with
 as many outputs whatever c.
 
@@ -21,6 +22,7 @@ from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data
 
+AXIS = "classes"
 CONTROLS = {
     "natural": "all examples of c classes, c outputs (the paper)",
     "examples": "equal N",
@@ -29,48 +31,26 @@ CONTROLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """What is trained and measured.
+class Config(controls.Config):
+    """What is swept.
 
     Attributes:
-      dataset: digits, mnist, fashion_mnist or cifar10.
-      num_examples: training examples of all classes; 0 for all.
-      network: mlp, small_alexnet, all_cnn or resnet18.
-      widths: hidden units of the mlp.
-      classes: how many of the classes, from the first on; increasing.
+      classes: how many of the classes; increasing.
       num_epochs: of training.
       batch_size: examples a step.
-      learning_rate: of the mean loss, at the first step; falls to 0 along a cosine.
-      num_seeds: networks a point.
-      prior_scales: λ of ½ log det(I + λ²F); increasing.
-      num_matvecs: curvature products allowed for a network; exact if it has no more weights.
-      seed: root of all randomness.
+      num_seeds: networks a point, each with an order of the classes.
     """
 
-    dataset: str = "digits"
-    num_examples: int = 1000
-    network: str = "mlp"
-    widths: tuple[int, ...] = (8,)
     classes: tuple[int, ...] = (2, 4, 6, 8, 10)
     num_epochs: int = 60
     batch_size: int = 16
-    learning_rate: float = 0.05
-    num_seeds: int = 4
-    prior_scales: tuple[float, ...] = (0.1, 1.0)
-    num_matvecs: int = 2000
-    seed: int = 0
+    num_seeds: int = 8
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        super().__post_init__()
         if len(self.classes) < 2 or self.classes[0] < 2 or np.any(np.diff(self.classes) <= 0):
             raise ValueError(
                 f"classes must be at least two increasing numbers from 2 on, got {self.classes}"
-            )
-        if self.num_seeds < 2 or self.num_epochs < 1:
-            raise ValueError(
-                "num_seeds must be at least 2 and num_epochs at least 1, got "
-                f"{self.num_seeds} and {self.num_epochs}"
             )
 
 
@@ -93,7 +73,7 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels.
 
     Raises:
-      ValueError: if it has fewer classes than are asked for.
+      ValueError: if it has fewer classes than are asked for, or a class has no example.
     """
     dataset = common.load(config, data_dir, config.num_examples)
     if config.classes[-1] > dataset.num_classes:
@@ -101,41 +81,38 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
             f"classes must be at most {dataset.num_classes}, those of {config.dataset}, got "
             f"{config.classes}"
         )
+    found = len(np.unique(dataset.train_targets))
+    if found < dataset.num_classes:
+        raise ValueError(
+            f"num_examples must be so large that all {dataset.num_classes} classes occur, got "
+            f"{config.num_examples} with {found} of them"
+        )
     return dataset
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each control, number of classes and seed."""
     network = common.network(config, dataset.num_classes)
-    targets = dataset.train_targets
+    task = descent.pool(network, dataset)
     making, probing = jax.random.split(jax.random.key(config.seed))
-    fewest = int(np.sum(targets < config.classes[0]))
+    # ranks[s, k] is the place of class k in the order of seed s.
+    ranks = np.random.default_rng(config.seed).permuted(
+        np.tile(np.arange(dataset.num_classes), (config.num_seeds, 1)), axis=1
+    )
+    of_examples = ranks[:, dataset.train_targets]
+    # Those of the first classes before the others, so that N of them can be taken.
+    examples = {c: np.argsort(of_examples >= c, axis=1, kind="stable") for c in config.classes}
+    fewest = np.sum(of_examples < config.classes[0], axis=1).min()
     points = []
     for control in CONTROLS:
         for c in config.classes:
-            # Those of the first c classes before the others, so that N of them can be taken.
-            examples = np.argsort(targets >= c, kind="stable")
-            count = fewest if control == "examples" else int(np.sum(targets < c))
-            outputs = np.arange(dataset.num_classes) < (
-                config.classes[-1] if control == "outputs" else c
-            )
-            # Examples of outputs that are not there have weight 0, but need a valid label.
-            task = descent.pool(
-                network, dataset.train_inputs, np.where(outputs[targets], targets, 0), outputs
-            )
-            members = descent.family(
-                making, network, task.inputs["x"], np.tile(examples, (config.num_seeds, 1)), count
-            )
-            steps = -(-config.num_epochs * count // config.batch_size)
-            points.append(controls.Point(control, c, task, members, steps, 1, config.learning_rate))
+            counts = fewest if control == "examples" else np.sum(of_examples < c, axis=1)
+            outputs = ranks < (config.classes[-1] if control == "outputs" else c)
+            members = descent.family(making, network, task, examples[c], counts, outputs)
+            steps = int(np.ceil(config.num_epochs * np.mean(counts) / config.batch_size))
+            points.append(controls.Point(control, c, members, steps, config.learning_rate))
     return controls.measure(
-        context,
-        "classes",
-        points,
-        key=probing,
-        micro=config.batch_size,
-        prior_scales=config.prior_scales,
-        num_matvecs=config.num_matvecs,
+        context, AXIS, points, task, config, key=probing, micro=config.batch_size
     )
 
 
@@ -144,7 +121,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """d log(quantity)/d log(classes) under every control; the paper's is a rising trace."""
-    return controls.slopes(rows, "classes", CONTROLS, config.prior_scales)
+    return controls.summarize(rows, AXIS, config)
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:
@@ -154,18 +131,12 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
 
 def table(rows: Rows) -> str:
     """Means over seeds, a line a point."""
-    return controls.table(rows, "classes")
+    return controls.table(rows, AXIS)
 
 
 def plot(rows: Rows, config: Config) -> Any:
     """Traces, log-determinants and loss against the number of classes."""
-    figure = controls.plot(rows, "classes", "classes", CONTROLS, config.prior_scales)
-    figure.suptitle(
-        f"{config.dataset}, {rows[0]['num_weights']} weights; mean and standard error of "
-        f"{config.num_seeds} seeds",
-        fontsize=11,
-    )
-    return figure
+    return controls.plot(rows, AXIS, "classes", CONTROLS, config)
 
 
 if __name__ == "__main__":

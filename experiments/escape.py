@@ -69,9 +69,7 @@ class Config:
                 "temperatures must be at least two, increasing and not below 0.1 (below, nothing "
                 f"escapes), got {self.temperatures}"
             )
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        common.at_least(self, **_LEAST)
 
 
 PRESETS = {

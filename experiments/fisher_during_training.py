@@ -62,14 +62,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
-        common.check_fields(self)
+        common.check_fields(self, common.WITH_POINTS)
         if self.starts[:1] != (1.0,) or min(self.starts) <= 0 or np.any(np.diff(self.starts) >= 0):
             raise ValueError(f"starts must be positive and decrease from 1, got {self.starts}")
-        if self.num_seeds < 2 or self.num_stops < 3:
-            raise ValueError(
-                "num_seeds must be at least 2 and num_stops at least 3, got "
-                f"{self.num_seeds} and {self.num_stops}"
-            )
+        common.at_least(self, num_seeds=2, num_stops=3)
 
 
 PRESETS = {
@@ -97,13 +93,12 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each start, seed and stop."""
     network = common.network(config, dataset.num_classes, "tanh")
-    inputs, count = dataset.train_inputs, len(dataset.train_inputs)
-    present = np.ones(dataset.num_classes, bool)
-    task = descent.pool(network, inputs, dataset.train_targets, present)
+    task = descent.pool(network, dataset)
+    count = task.num_examples
     making, probing = jax.random.split(jax.random.key(config.seed))
     places = np.repeat(config.starts, config.num_seeds)
     everybody = np.tile(np.arange(count), (len(places), 1))
-    members = descent.family(making, network, task.inputs["x"], everybody, count)
+    members = descent.family(making, network, task, everybody, count)
     shrink = jax.vmap(lambda factor, w: jax.tree.map(lambda x: factor * x, w))
     members = dataclasses.replace(members, params=shrink(jnp.asarray(places), members.params))
     steps = np.geomspace(1, config.num_steps, config.num_stops - 1).round().astype(int)
@@ -112,13 +107,14 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         context, task, members, stops, micro=config.batch_size, rate=config.learning_rate
     )
     ledger, rows = context.ledger("fisher"), []
-    options = {"prior_scales": config.prior_scales, "num_matvecs": config.num_matvecs}
 
     def columns(stop: int, member: int) -> dict[str, Any]:
-        params = jax.tree.map(lambda w: w[stop, member], weights)
-        own = jax.random.fold_in(probing, member)
         return descent.fisher_columns(
-            task, params, members.weights(member, count), key=own, **options
+            task,
+            jax.tree.map(lambda w: w[stop, member], weights),
+            prior_scales=config.prior_scales,
+            key=jax.random.fold_in(probing, member),
+            num_matvecs=config.num_matvecs,
         )
 
     for stop, member in context.track(list(np.ndindex(len(stops), len(places))), "fisher"):
@@ -131,7 +127,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
 # ------------------------------------------------------------------------ what the table says
 
 
-def column(rows: Rows, name: str, start: float = 1.0) -> np.ndarray:
+def column(rows: Rows, name: str, start: float) -> np.ndarray:
     """One column, (stops, seeds), epochs increasing."""
     return tables.grid(rows, name, axes=("epoch", "seed"), start=start)
 
@@ -145,17 +141,21 @@ def quantities(config: Config) -> list[str]:
 def story(rows: Rows, name: str, start: float) -> dict[str, Any]:
     """The largest rise of log(quantity), and its fall once the data are fitted to 95 %.
 
-    The rise is told of the mean over seeds (paired differences between its ends) and of every seed
-    alone, each smoothed over three stops, since bumps of different seeds need not coincide.
+    The ends of the rise of a seed are those of the mean over the other seeds, so that no noise is
+    taken for a rise. Told beside it, since bumps of different seeds need not coincide: the largest
+    rise of every seed alone, smoothed over three stops, which is never below 0.
     """
     logs = np.log(column(rows, name, start))[1:]  # before the first step nothing is learned
     accuracy, epochs = (column(rows, c, start).mean(1)[1:] for c in ("accuracy", "epoch"))
     low, high = _largest_rise(logs.mean(1))
+    seeds = range(logs.shape[1])
+    others = [_largest_rise(np.delete(logs, seed, axis=1).mean(1)) for seed in seeds]
+    rises = [logs[end, seed] - logs[begin, seed] for seed, (begin, end) in enumerate(others)]
     fitted = int(np.argmax(accuracy >= min(FITTED, accuracy.max())))
     smooth = (logs[:-2] + logs[1:-1] + logs[2:]) / 3 if len(logs) > 2 else logs
     each = [own[end] - own[begin] for own in smooth.T for begin, end in [_largest_rise(own)]]
     return {
-        "log_rise": tables.mean_and_stderr(logs[high] - logs[low]),
+        "log_rise": tables.mean_and_stderr(np.array(rises)),
         "rise_epochs": [tables.rounded(epochs[i]) for i in (low, high)],
         "rise_accuracies": [tables.rounded(accuracy[i]) for i in (low, high)],
         "log_rise_of_a_seed": tables.mean_and_stderr(np.array(each)),
@@ -221,39 +221,45 @@ def table(rows: Rows) -> str:
 
 
 def plot(rows: Rows, config: Config) -> Any:
-    """Traces, log-determinants, and how well the networks fit, against epochs."""
+    """Traces, log-determinants, and how well the networks fit, against epochs; a row a start."""
     import matplotlib.pyplot as plt
 
-    panels = 2 + len(config.starts)
-    figure, axes = plt.subplots(1, panels, figsize=(3.9 * panels, 3.9))
-    epoch = column(rows, "epoch")[1:].mean(1)
-    traces = (
-        ("trace_per_label", "tr F/N", style.BLUE, "-"),
-        ("matched_trace_per_label", "at the matched temperature", style.ORANGE, "--"),
+    shape = len(config.starts), 3
+    figure, axes = plt.subplots(
+        *shape, figsize=(12, 0.7 + 2.9 * shape[0]), sharex=True, sharey="col", squeeze=False
     )
-    for name, label, colour, dash in traces:
-        look = {"color": colour, "linestyle": dash, "label": label}
-        style.band(axes[0], epoch, column(rows, name)[1:], **look)
-    axes[0].set(yscale="log", ylabel="nats per squared weight", title="trace")
-    for axis, start in zip(axes[1:], config.starts, strict=False):
+    for start, (traces, volumes, fit) in zip(config.starts, axes, strict=True):
+        series = {n: column(rows, n, start)[1:] for n in rows[0] if n not in ("start", "ended_by")}
+        epoch = series["epoch"].mean(1)
+        curves = (
+            (traces, "trace_per_label", "tr F/N", 0),
+            (traces, "matched_trace_per_label", "tr F/N at the matched temperature", 1),
+            (fit, "loss_nats_per_label", "loss, nats a label", 0),
+            (fit, "error", "error, part of the examples", 1),
+        )
+        series["error"] = 1 - series["accuracy"]
+        for axis, name, label, look in curves:
+            colour, dash = LOOKS[look]
+            style.band(axis, epoch, series[name], color=colour, linestyle=dash, label=label)
+            axis.set_yscale("log")
         for scale, (colour, dash) in zip(config.prior_scales, LOOKS, strict=False):
-            values = column(rows, half_logdet(scale), start)[1:]
-            relative = values / values.mean(1).max()
-            label = f"λ = {scale:g} (1 is {values.mean(1).max():.3g} nats)"
-            axis.plot(epoch, relative, color=colour, linewidth=0.5, alpha=0.4)
-            axis.plot(epoch, relative.mean(1), color=colour, linestyle=dash, label=label)
-        title = "½ log det(I + λ²F)" + (f", from {start:g} of the weights" if start != 1 else "")
-        axis.set(ylabel="part of the largest mean", title=title, ylim=(0, 1.55))
-    loss, error = column(rows, "loss_nats_per_label"), 1 - column(rows, "accuracy")
-    last = axes[-1]
-    style.band(last, epoch, error[1:], color=style.BLUE, label="training error")
-    look = {"color": style.GREY, "linestyle": "--", "label": "loss (nats a label)"}
-    style.band(last, epoch, loss[1:], **look)
-    last.set(title="fit", ylim=(0, 1))
-    for axis in axes:
-        axis.set(xscale="log", xlabel="epoch")
-        axis.title.set_fontsize(10)
-        axis.legend(fontsize=8)
+            values = series[half_logdet(scale)]
+            largest = values.mean(1).max()
+            label = f"λ = {scale:g} (1 is {largest:.3g} nats)"
+            volumes.plot(epoch, values / largest, color=colour, linewidth=0.5, alpha=0.4)
+            mean = values.mean(1) / largest
+            volumes.plot(epoch, mean, color=colour, linestyle=dash, label=label)
+        said = "the usual start" if start == 1 else f"{start:g} of the usual start"
+        traces.set_ylabel(f"from {said}\nnats per squared weight")
+        volumes.set(ylabel="part of the largest mean", ylim=(0, 1.6))
+        fit.set_ylabel("training set")
+        for axis in (traces, volumes, fit):
+            axis.set_xscale("log")
+            axis.legend(fontsize=8)
+    for axis, title in zip(axes[0], ("trace", "½ log det(I + λ²F)", "fit"), strict=True):
+        axis.set_title(title, fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
     figure.suptitle(
         f"{config.dataset}, {rows[0]['num_examples']} examples, {rows[0]['num_weights']} weights; "
         f"{config.num_seeds} seeds: mean, and range or single seeds",

@@ -6,6 +6,8 @@ See the README for a start, docs/theory.md for which function holds which formul
 from iw_jax import compiler as compiler
 from iw_jax.activations import EffectiveInformation as EffectiveInformation
 from iw_jax.activations import effective_information as effective_information
+from iw_jax.activations import emergence_bounds as emergence_bounds
+from iw_jax.activations import multiplicative_information as multiplicative_information
 from iw_jax.activations import noisy_activations as noisy_activations
 from iw_jax.activations import probe_information as probe_information
 from iw_jax.codes import Code as Code

@@ -23,6 +23,12 @@ def positive(name: str, value: Any) -> None:
             raise ValueError(f"{name} must be positive and finite, got {bad[0]}")
 
 
+def scalar(name: str, value: Any) -> None:
+    """Raises unless `value` has no axes."""
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+
+
 def at_least(name: str, value: int, minimum: int) -> None:
     """Raises unless `value` is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
@@ -67,7 +73,7 @@ _all_finite = jax.jit(trees.all_finite)  # leaf by leaf, every shape would be co
 def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:
     """Raises unless two pytrees have the same structure and leaf shapes."""
     shapes = [jax.tree.map(np.shape, t) for t in (tree, reference)]
-    if shapes[0] != shapes[1]:
+    if jax.tree.flatten(shapes[0]) != jax.tree.flatten(shapes[1]):
         raise ValueError(
             f"{name} must have the structure and shapes of {reference_name}, "
             f"got {_brief(shapes[0])} instead of {_brief(shapes[1])}"

@@ -53,7 +53,21 @@ class Estimate:
         else:
             stderr = jnp.full_like(mean, jnp.nan)
         dof = jnp.full_like(mean, count - 1)
-        return Estimate(mean, stderr, dof, mean, mean, count, jnp.ones_like(mean, dtype=bool))
+        return Estimate(mean, stderr, dof, mean, mean, count, jnp.isfinite(mean))
+
+    @staticmethod
+    def jackknife(whole: Any, left_out: Any) -> "Estimate":
+        """A smooth function of averages of N independent samples, its bias of order 1/N taken off.
+
+        Args:
+          whole: from all samples.
+          left_out: (N, ...), from the averages `left_out` of all but one of them, N >= 2.
+
+        References:
+          Efron & Stein, Ann. Statist. 9 (1981).
+        """
+        count = left_out.shape[0]
+        return Estimate.mean_of(whole + (count - 1) * (whole - left_out))
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
         """Two-sided interval that covers sampling (Student t) and truncation (bracket).
@@ -82,6 +96,11 @@ class Estimate:
         if lower == upper:
             return f"{value:.6g} (exact)"
         return f"{value:.6g} [{lower:.6g}, {upper:.6g}]"
+
+
+def left_out(samples: Any) -> Any:
+    """(N, ...), means along axis 0 of all samples but one."""
+    return (samples.sum(0) - samples) / (len(samples) - 1)
 
 
 def combine_independent(estimates: Sequence[Estimate], coefficients: Sequence[Any]) -> Estimate:

@@ -94,6 +94,7 @@ def test_programs_keep_their_meaning(program):
     assert_same(program, W, X)
 
 
+@pytest.mark.slow
 def test_it_may_stand_inside_vmap_and_outside_jit():
     inner = with_fast_convolutions(hvp)
     expected = jax.vmap(hvp, in_axes=(None, 0))(W, X)

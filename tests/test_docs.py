@@ -30,7 +30,9 @@ print(json.dumps(printed))
 """
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", pytest.param("docs/quickstart.md", marks=pytest.mark.slow)]
+)
 def test_python_blocks_run_and_print_what_the_page_shows(page):
     if not (ROOT / page).exists():
         pytest.skip(f"{page} is not written yet")

@@ -6,6 +6,7 @@ from scipy import stats
 
 import iw_jax as iw
 from iw_jax import Estimate
+from iw_jax.estimates import left_out
 
 
 def estimate(value, stderr, dof, lower=None, upper=None):
@@ -30,6 +31,23 @@ def test_the_mean_and_its_error_are_those_of_scipy():
     low, high = stats.t.interval(0.9, 6, loc=samples.mean(0), scale=stats.sem(samples))
     np.testing.assert_allclose(mean.interval(0.9), (low, high), rtol=1e-9)
     assert mean.cost == 7
+
+
+def test_a_mean_that_is_not_finite_has_not_converged():
+    found = Estimate.mean_of(np.array([[1.0, np.nan], [2.0, 3.0]]))
+    assert found.converged.tolist() == [True, False]
+
+
+def test_the_jackknife_of_a_variance_is_the_unbiased_one():
+    x = np.random.default_rng(0).normal(size=9)
+    without = np.array([np.delete(x, i).var() for i in range(9)])
+    np.testing.assert_allclose(without, left_out(x**2) - left_out(x) ** 2, rtol=1e-12)
+    found = Estimate.jackknife(x.var(), without)
+    np.testing.assert_allclose(found.value, x.var(ddof=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.stderr, np.sqrt(8 / 9 * ((without - without.mean()) ** 2).sum()), rtol=1e-12
+    )
+    assert found.dof == 8
 
 
 def test_one_sample_leaves_the_error_unknown():

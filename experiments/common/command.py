@@ -135,7 +135,7 @@ def execute(
     folder.write_rows("metrics.csv", rows)
     rows = folder.read_rows("metrics.csv")  # figure and checks see what the table says, no more
     checks = module.check(rows, config)
-    summary = module.summarize(rows, config)
+    summary = module.summarize(rows, config) | context.notes
     folder.write_json(
         "summary.json", {**summary, "checks": [dataclasses.asdict(c) for c in checks]}
     )

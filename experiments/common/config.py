@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import optax
 
 import iw_jax as iw
 from experiments.common import points
-from iw_jax import data, nets
+from iw_jax import checks, data, nets
 
 NUM_ROUNDS = 40  # of a sweep: how often codes are exchanged, checkpoints may be written
 CROP = 28  # pixels a side that the small AlexNet of Zhang et al. sees
@@ -54,7 +55,7 @@ class TrainingConfig:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         check_fields(self)
         local = self.network == "mlp" and self.code in ("diagonal", "isotropic")
-        _require(
+        require(
             local or self.noise != "local",
             "noise",
             "weight or antithetic unless network is mlp and code diagonal or isotropic",
@@ -62,31 +63,30 @@ class TrainingConfig:
         )
 
 
-def check_fields(config: Any) -> None:
-    """Raises ValueError for a field, of those that several configs have, with an unusable value."""
-    known = {
-        "network": nets.NAMES,
-        "dataset": (*data.NAMES, "points"),
-        "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
-        "prior": ("layer", "global", "fixed"),
-        "noise": ("weight", "antithetic", "local"),
-    }
+def check_fields(config: Any, datasets: tuple[str, ...] = data.NAMES) -> None:
+    """Raises ValueError for a field, of those that several configs have, with an unusable value.
+
+    Args:
+      config: a dataclass.
+      datasets: those that this experiment can do with.
+    """
+    known = {**_KNOWN, "dataset": datasets}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in _LEAST:
-            least = _LEAST[field.name]
-            _require(value >= least, field.name, f"an integer of at least {least}", value)
-        elif field.name in ("initial_noise", "learning_rate", "prior_scale", "rtol"):
-            _require(_positive(value), field.name, "positive and finite", value)
-        elif field.name in ("betas", "numbers", "prior_scales"):
+        name, value = field.name, getattr(config, field.name)
+        if name in _LEAST:
+            checks.at_least(name, value, _LEAST[name])
+        elif name in _POSITIVE:
+            checks.positive(name, value)
+        elif name in _SHARES:
+            checks.between(name, value, 0, 1)
+        elif name in _RISING:
             rising = all(a < b for a, b in itertools.pairwise(value))
-            good = len(value) > 0 and rising and all(map(_positive, value))
-            _require(good, field.name, "positive, finite and increasing", value)
-        elif field.name == "widths":
-            _require(all(w >= 1 for w in value), field.name, "at least 1 each", value)
-        elif field.name in known:
-            names = ", ".join(known[field.name])
-            _require(value in known[field.name], field.name, f"one of {names}", value)
+            good = len(value) > 0 and rising and all(0 < v < float("inf") for v in value)
+            require(good, name, "positive, finite and increasing", value)
+        elif name == "widths":
+            require(all(w >= 1 for w in value), name, "at least 1 each", value)
+        elif name in known:
+            require(value in known[name], name, f"one of {', '.join(known[name])}", value)
 
 
 # The smallest value that each whole number of a config may have.
@@ -100,13 +100,40 @@ _LEAST = {
     "num_matvecs": 4,
     "seed": 0,
 }
+_POSITIVE = ("beta", "initial_noise", "learning_rate", "prior_beta", "prior_scale", "rtol")
+_SHARES = ("delta", "draws_delta", "prior_part", "wrong")  # neither nothing nor all
+_RISING = ("betas", "numbers", "prior_scales")
+_KNOWN = {
+    "network": nets.NAMES,
+    "code": ("isotropic", "diagonal", "low_rank", "log_normal"),
+    "prior": ("layer", "global", "fixed"),
+    "noise": ("weight", "antithetic", "local"),
+}
+WITH_POINTS = (*data.NAMES, "points")
 
 
-def _positive(value: float) -> bool:
-    return 0 < value < float("inf")
+def at_least(config: Any, **least: int) -> None:
+    """Raises ValueError for a whole number that is too small: `at_least(self, num_seeds=2)`."""
+    for name, smallest in least.items():
+        checks.at_least(name, getattr(config, name), smallest)
 
 
-def _require(condition: bool, name: str, allowed: str, given: Any) -> None:
+def positive(config: Any, *names: str) -> None:
+    """Raises ValueError for a number, or one of a list, that is not positive and finite."""
+    for name in names:
+        checks.positive(name, getattr(config, name))
+
+
+def some_of(config: Any, **allowed: Sequence[str]) -> None:
+    """Raises ValueError unless a list holds at least one of those allowed, each at most once."""
+    for name, names in allowed.items():
+        given = getattr(config, name)
+        good = given and len(set(given)) == len(given) and set(given) <= set(names)
+        require(good, name, f"at least one of {', '.join(names)}, each once", given)
+
+
+def require(condition: Any, name: str, allowed: str, given: Any) -> None:
+    """Raises ValueError that says what is allowed and what is given, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} must be {allowed}, got {given!r}")
 
@@ -163,7 +190,7 @@ def load(
     return dataset
 
 
-def random_labels(config: TrainingConfig, dataset: data.Dataset) -> np.ndarray:
+def random_labels(config: Any, dataset: data.Dataset) -> np.ndarray:
     """Labels that tell nothing, (S, N), other ones for each seed and each root seed."""
     count = len(dataset.train_targets)
     seeds = [label_seed(config.seed, s) for s in range(config.num_seeds)]

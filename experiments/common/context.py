@@ -30,11 +30,13 @@ class Context:
       folder: the results folder.
       show_progress: whether to draw a bar.
       seconds: wall time of each stage, for the manifest.
+      notes: what the summary says beyond the table, such as ratios of times.
     """
 
     folder: Folder
     show_progress: bool = True
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     def track(self, items: Iterable[_T], stage: str, total: int | None = None) -> Iterator[_T]:
         """Yields items under a progress bar with the time left."""

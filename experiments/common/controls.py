@@ -5,15 +5,15 @@ steps. Without it a trend says little: a smaller batch at equal epochs also take
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
+from experiments.common import config as common
 from experiments.common import descent, style, tables
 from experiments.common.context import Context
 from experiments.common.descent import Family, half_logdet
@@ -23,33 +23,69 @@ LOOKS = ((style.BLUE, "o", "-"), (style.ORANGE, "s", "--"), (style.GREEN, "D", "
 
 
 @dataclasses.dataclass(frozen=True)
+class Config:
+    """What is trained and measured; the common part of the Configs of both experiments.
+
+    Attributes:
+      dataset: digits, mnist, fashion_mnist, cifar10 or points (in the plane, two classes).
+      num_examples: training examples; 0 for all.
+      network: mlp, small_alexnet, all_cnn or resnet18.
+      widths: hidden units of the mlp.
+      num_epochs: of training.
+      learning_rate: of the mean loss, at the first step; falls to 0 along a cosine.
+      num_seeds: networks a point.
+      prior_scales: λ of ½ log det(I + λ²F); increasing.
+      num_matvecs: curvature products allowed for a network; exact if it has no more weights.
+      seed: root of all randomness.
+    """
+
+    dataset: str = "digits"
+    num_examples: int = 1000
+    network: str = "mlp"
+    widths: tuple[int, ...] = (8,)
+    num_epochs: int = 40
+    learning_rate: float = 0.05
+    num_seeds: int = 4
+    prior_scales: tuple[float, ...] = (0.1, 1.0)
+    num_matvecs: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that no run could use, before anything is loaded."""
+        common.check_fields(self)
+        if self.num_seeds < 2 or self.num_epochs < 1:
+            raise ValueError(
+                "num_seeds must be at least 2 and num_epochs at least 1, got "
+                f"{self.num_seeds} and {self.num_epochs}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Point:
     """Networks, one a seed, to be trained alike.
 
     Attributes:
       control: the rule.
       x: value of the swept setting.
-      task: the pool, and which outputs there are.
-      members: the networks at their start.
+      members: the networks at their start, their data sets and outputs.
       num_steps: SGD steps, along which the rate falls to 0.
-      parts: of a batch (see `descent.descend`).
       rate: learning rate at the first step.
+      parts: of a batch (see `descent.descend`).
     """
 
     control: str
     x: float
-    task: iw.Task
     members: Family
     num_steps: int
-    parts: int
     rate: float
+    parts: int = 1
 
     @property
     def label(self) -> str:
         """What is computed; where two controls agree they share it."""
-        outputs = int(jnp.sum(self.task.inputs["absent"][0] == 0))
+        outputs = np.sum(np.asarray(self.members.absent) == 0, axis=1)
         return (
-            f"{self.x:g}: {int(self.members.count)} examples, {outputs} outputs, "
+            f"{self.x:g}: {self.members.counts.tolist()} examples, {outputs.tolist()} outputs, "
             f"{self.num_steps} steps of {self.parts} at {self.rate:g}"
         )
 
@@ -58,31 +94,40 @@ def measure(
     context: Context,
     axis: str,
     points: Sequence[Point],
+    task: iw.Task,
+    config: Config,
     *,
     key: jax.Array,
     micro: int,
-    prior_scales: Sequence[float],
-    num_matvecs: int,
 ) -> Rows:
-    """One row for each point and seed; `axis` names the swept column. Resumes point by point."""
+    """One row for each point and seed; resumes point by point.
+
+    Args:
+      context: of the run.
+      axis: name of the swept column.
+      points: what to train.
+      task: the pool of their examples.
+      config: of the run.
+      key: random key, for the probes.
+      micro: examples a part of a batch.
+    """
     ledger, rows = context.ledger("points"), []
-    options = {"prior_scales": prior_scales, "num_matvecs": num_matvecs}
     for point in context.track(points, "networks"):
-        found = ledger.get(point.label, partial(_train_and_measure, point, key, micro, options))
+        compute = partial(_train_and_measure, point, task, config, key, micro)
         same = {"num_steps": point.num_steps, "learning_rate": point.rate}
         rows += [
             {"control": point.control, axis: point.x, "seed": seed, **same, **columns}
-            for seed, columns in enumerate(found)
+            for seed, columns in enumerate(ledger.get(point.label, compute))
         ]
     return rows
 
 
 def _train_and_measure(
-    point: Point, key: jax.Array, micro: int, options: dict[str, Any]
+    point: Point, task: iw.Task, config: Config, key: jax.Array, micro: int
 ) -> list[dict[str, Any]]:
     """The columns of every member."""
     trained = descent.descend(
-        point.task,
+        task,
         point.members,
         0,
         point.num_steps,
@@ -91,14 +136,16 @@ def _train_and_measure(
         rate=point.rate,
         horizon=float(point.num_steps),
     )
-
-    def columns(seed: int) -> dict[str, Any]:
-        params = jax.tree.map(lambda w: w[seed], trained.params)
-        weights = trained.weights(seed, point.task.num_examples)
-        own = jax.random.fold_in(key, seed)
-        return descent.fisher_columns(point.task, params, weights, key=own, **options)
-
-    return [columns(seed) for seed in range(len(trained.keys))]
+    return [
+        descent.fisher_columns(
+            trained.task(seed, task),
+            trained.member(seed).params,
+            prior_scales=config.prior_scales,
+            key=jax.random.fold_in(key, seed),
+            num_matvecs=config.num_matvecs,
+        )
+        for seed in range(config.num_seeds)
+    ]
 
 
 # ------------------------------------------------------------------------ what the table says
@@ -115,12 +162,11 @@ def column(rows: Rows, axis: str, control: str, name: str) -> np.ndarray:
     return tables.grid(rows, name, axes=(axis, "seed"), control=control)
 
 
-def slope(rows: Rows, axis: str, control: str, name: str) -> tuple[float, float]:
-    """d log(quantity) / d log(setting), least squares: mean over seeds, and its standard error."""
+def slope(rows: Rows, axis: str, control: str, name: str) -> list[float | None]:
+    """d log(quantity) / d log(setting), least squares of every seed: [mean, its error]."""
     x = np.log(column(rows, axis, control, axis).mean(1))
     y = np.log(column(rows, axis, control, name))
-    each = ((x - x.mean()) @ y) / ((x - x.mean()) @ x)
-    return float(each.mean()), float(tables.stderr(each))
+    return tables.mean_and_stderr(((x - x.mean()) @ y) / ((x - x.mean()) @ x))
 
 
 def log_steps(rows: Rows, axis: str, control: str, name: str) -> list[list[float | None]]:
@@ -129,20 +175,22 @@ def log_steps(rows: Rows, axis: str, control: str, name: str) -> list[list[float
     return [tables.mean_and_stderr(step) for step in steps]
 
 
-def slopes(rows: Rows, axis: str, controls: Iterable[str], scales: Sequence[float]) -> dict:
-    """[slope, standard error] of every quantity under every control; the steps of the trace."""
-    names = quantities(scales)
-    found = {c: {n: slope(rows, axis, c, n) for n in names} for c in controls}
+def summarize(rows: Rows, axis: str, config: Config) -> dict[str, Any]:
+    """Of every quantity under every control, [mean, standard error over seeds].
+
+    d log(quantity)/d log(setting) and whether it is above 0 by three standard errors; and the
+    changes of log(trace) and log(loss) from one setting to the next.
+    """
+    controls = dict.fromkeys(row["control"] for row in rows)
+    names = quantities(config.prior_scales)
+    found: dict[str, Any] = {c: {n: slope(rows, axis, c, n) for n in names} for c in controls}
     return {
-        "log_slope": {
-            c: {n: [tables.rounded(v) for v in pair] for n, pair in own.items()}
-            for c, own in found.items()
-        },
+        "log_slope": found,
         "rises": {
-            c: {n: bool(mean > 3 * error) for n, (mean, error) in own.items()}
-            for c, own in found.items()
+            c: {n: mean > 3 * error for n, (mean, error) in own.items()} for c, own in found.items()
         },
-        "trace_log_steps": {c: log_steps(rows, axis, c, "trace_per_label") for c in found},
+        "trace_log_steps": {c: log_steps(rows, axis, c, "trace_per_label") for c in controls},
+        "loss_log_steps": {c: log_steps(rows, axis, c, "loss_nats_per_label") for c in controls},
     }
 
 
@@ -161,9 +209,7 @@ def table(rows: Rows, axis: str) -> str:
     return "\n".join(lines)
 
 
-def plot(
-    rows: Rows, axis: str, label: str, controls: Mapping[str, str], scales: Sequence[float]
-) -> Any:
+def plot(rows: Rows, axis: str, label: str, controls: Mapping[str, str], config: Config) -> Any:
     """Every quantity, and the loss, against the setting; mean and standard error over seeds.
 
     Args:
@@ -171,11 +217,11 @@ def plot(
       axis: column of the setting.
       label: of the horizontal axes.
       controls: names, and what the legend calls them.
-      scales: λ of the log-determinants.
+      config: of the run.
     """
     import matplotlib.pyplot as plt
 
-    names = quantities(scales)
+    names = quantities(config.prior_scales)
     figure, axes = plt.subplots(1, len(names) + 1, figsize=(3.1 * (len(names) + 1), 3.7))
     for place, name in zip(axes, [*names, "loss_nats_per_label"], strict=True):
         for (control, said), (colour, marker, dash) in zip(controls.items(), LOOKS, strict=True):
@@ -195,4 +241,9 @@ def plot(
     axes[-1].set_title("training loss", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(controls), fontsize=9)
+    figure.suptitle(
+        f"{config.dataset}, {rows[0]['num_weights']} weights; mean and standard error of "
+        f"{config.num_seeds} seeds",
+        fontsize=11,
+    )
     return figure

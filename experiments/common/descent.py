@@ -1,7 +1,8 @@
-"""Networks trained by SGD side by side, and the Fisher of each of them.
+"""Networks trained by SGD side by side for so many steps, and the Fisher of each of them.
 
 The members of a family share a pool of examples and one compiled program, whatever their data sets,
-batch size, learning rate or number of outputs: all of these are data.
+batch size, learning rate or outputs: all of these are data. (`fitting` has the SGD that ends where
+a network fits, with momentum, for networks whose labels differ.)
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import iw_jax as iw
 from experiments.common.checks import Check
 from experiments.common.context import Context
 from experiments.common.tables import Rows
-from iw_jax import nets, trees
+from iw_jax import data, nets, trees
 from iw_jax.task import take
 
 ABSENT = -1e9  # added to the logit of an output that is not there: its probability is exactly 0
@@ -27,60 +28,88 @@ HALF = 0.5  # mean entropy of the predictions at the matched temperature, in uni
 
 @trees.record
 class Family:
-    """S networks, each with a data set of its own.
+    """S networks, each with a data set and outputs of its own.
 
     Attributes:
       params: weights, leaves (S, ...).
       start: the weights that they began with, leaves (S, ...).
       keys: (S,), of the minibatches; members with equal keys draw the same places of `examples`.
       examples: (S, M), a member's examples as indices into the pool.
-      count: N; the first N of `examples` are the data set.
+      counts: (S,), N; the first N of a member's examples are its data set.
+      absent: (S, K), added to its logits: 0 for an output that there is, else `ABSENT`.
     """
 
     params: Any
     start: Any
     keys: jax.Array
     examples: jax.Array
-    count: jax.Array
+    counts: jax.Array
+    absent: jax.Array
 
-    def weights(self, member: int, pool: int) -> np.ndarray:
-        """(pool,), how often each example of the pool is in a member's data set."""
-        own = np.asarray(self.examples[member])[: int(self.count)]
-        return np.bincount(own, minlength=pool).astype(np.float32)
+    def member(self, index: int) -> "Family":
+        """One of them: leaves without the leading axis."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def task(self, index: int, pool: iw.Task) -> iw.Task:
+        """What a member learns: the pool, each example as often as the data set has it."""
+        own = self.member(index)
+        weights = np.bincount(
+            np.asarray(own.examples)[: int(own.counts)], minlength=pool.num_examples
+        )
+        task = _with_outputs(pool, own.absent)
+        return dataclasses.replace(task, weights=jnp.asarray(weights, jnp.float32))
 
 
 def family(
-    key: jax.Array, network: nets.Network, inputs: jax.Array, examples: Any, count: int
+    key: jax.Array,
+    network: nets.Network,
+    pool: iw.Task,
+    examples: Any,
+    counts: Any,
+    outputs: Any = True,
 ) -> Family:
-    """Networks at their initialisations; a member's depends on the key and its number only."""
-    starting, drawing = (
-        jax.vmap(partial(jax.random.fold_in, k))(jnp.arange(len(examples)))
-        for k in jax.random.split(key)
-    )
-    params = jax.vmap(lambda k: network.init(k, inputs[:1]))(starting)
-    return Family(params, params, drawing, jnp.asarray(examples), jnp.asarray(count))
-
-
-def pool(network: nets.Network, inputs: Any, targets: Any, outputs: Any) -> iw.Task:
-    """The task of all examples.
+    """Networks at their initialisations; a member's depends on the key and its number only.
 
     Args:
-      network: the network, with K outputs.
-      inputs: (N, ...).
-      targets: (N,).
-      outputs: (K,), which of the outputs there are.
+      key: random key.
+      network: of all.
+      pool: the examples.
+      examples: (S, M), indices into the pool.
+      counts: N; for all, or (S,).
+      outputs: whether there is each of the K outputs; (), (K,) or (S, K).
     """
-    absent = jnp.where(jnp.asarray(outputs), 0.0, ABSENT)
-    with_outputs = {
-        "x": jnp.asarray(inputs),
-        "absent": jnp.broadcast_to(absent, (len(inputs), len(absent))),
-    }
-    return iw.Task(_masked(network), iw.Categorical(), with_outputs, jnp.asarray(targets))
+    size = len(examples)
+    starting, drawing = (
+        jax.vmap(partial(jax.random.fold_in, k))(jnp.arange(size)) for k in jax.random.split(key)
+    )
+    params = jax.vmap(lambda k: network.init(k, pool.inputs["x"][:1]))(starting)
+    present = np.broadcast_to(outputs, (size, pool.inputs["absent"].shape[1]))
+    return Family(
+        params=params,
+        start=params,
+        keys=drawing,
+        examples=jnp.asarray(examples),
+        counts=jnp.asarray(np.broadcast_to(counts, size)),
+        absent=jnp.where(present, 0.0, ABSENT),
+    )
+
+
+def pool(network: nets.Network, dataset: data.Dataset) -> iw.Task:
+    """The task of all training examples, with all outputs of a network."""
+    inputs = jnp.asarray(dataset.train_inputs)
+    with_outputs = {"x": inputs, "absent": jnp.zeros((len(inputs), dataset.num_classes))}
+    targets = jnp.asarray(dataset.train_targets)
+    return iw.Task(_masked(network), iw.Categorical(), with_outputs, targets)
 
 
 @cache  # static arguments are known by identity
 def _masked(network: nets.Network) -> Any:
     return lambda params, inputs: network.apply_fn(params, inputs["x"]) + inputs["absent"]
+
+
+def _with_outputs(task: iw.Task, absent: jax.Array) -> iw.Task:
+    shape = (task.num_examples, len(absent))
+    return trees.replace(task, inputs={**task.inputs, "absent": jnp.broadcast_to(absent, shape)})
 
 
 # ------------------------------------------------------------------------------------ descent
@@ -116,11 +145,13 @@ def descend(
       pull: towards the start, per squared weight.
     """
 
-    def train(params: Any, start: Any, key: jax.Array, examples: jax.Array) -> Any:
+    def train(own: Family) -> Any:
+        own_task = _with_outputs(task, own.absent)
+
         def add_part(j: jax.Array, state: Any) -> Any:
             total, params = state
-            drawn = jax.random.randint(jax.random.fold_in(key, j), (micro,), 0, members.count)
-            batch = take(task, examples[drawn], 1 / (micro * parts))
+            drawn = jax.random.randint(jax.random.fold_in(own.keys, j), (micro,), 0, own.counts)
+            batch = take(own_task, own.examples[drawn], 1 / (micro * parts))
             gradient = jax.grad(lambda p: iw.nll(batch, p))(params)
             return jax.tree.map(jnp.add, total, gradient), params
 
@@ -129,13 +160,12 @@ def descend(
             gradient, _ = jax.lax.fori_loop(i * parts, (i + 1) * parts, add_part, (zero, params))
             pace = rate * (1 + jnp.cos(jnp.pi * jnp.minimum(i / horizon, 1))) / 2
             return jax.tree.map(
-                lambda w, g, w0: w - pace * (g + pull * (w - w0)), params, gradient, start
+                lambda w, g, w0: w - pace * (g + pull * (w - w0)), params, gradient, own.start
             )
 
-        return jax.lax.fori_loop(first, last, step, params)
+        return jax.lax.fori_loop(first, last, step, own.params)
 
-    params = jax.vmap(train)(members.params, members.start, members.keys, members.examples)
-    return dataclasses.replace(members, params=params)
+    return dataclasses.replace(members, params=jax.vmap(train)(members))
 
 
 def path(
@@ -173,7 +203,6 @@ def half_logdet(prior_scale: float) -> str:
 def fisher_columns(
     task: iw.Task,
     params: nets.Params,
-    weights: np.ndarray,
     *,
     prior_scales: Sequence[float],
     key: jax.Array,
@@ -189,23 +218,22 @@ def fisher_columns(
     and it undoes any scaling of the logits: what falls of it is not saturation of the softmax.
 
     Args:
-      task: the pool.
-      params: weights of one network.
-      weights: (pool,), its data set.
+      task: of one network, with its data set.
+      params: its weights.
       prior_scales: λ of the log-determinants.
       key: random key, for the probes.
       num_matvecs: curvature products allowed.
     """
-    own = dataclasses.replace(task, weights=jnp.asarray(weights))
+    weights = np.asarray(task.weights, np.float64)
     number = float(weights.sum())
-    logits, loss = (np.asarray(x, np.float64) for x in _outputs(own, params))
+    logits, loss = (np.asarray(x, np.float64) for x in _outputs(task, params))
     live = weights > 0
     temperature = matched_temperature(logits[live], weights[live])
     spectrum, matched = (
-        iw.spectral_measure(iw.ggn(own, w, batch_size=CHUNK), key=key, num_matvecs=num_matvecs)
+        iw.spectral_measure(iw.ggn(task, w, batch_size=CHUNK), key=key, num_matvecs=num_matvecs)
         for w in (params, with_logits_divided(params, temperature))
     )
-    right = logits.argmax(1) == np.asarray(own.targets)
+    right = logits.argmax(1) == np.asarray(task.targets)
     columns: dict[str, Any] = {
         "num_weights": spectrum.size,
         "num_examples": int(number),

@@ -148,6 +148,7 @@ def fisher_of_members(
                 key=key,
                 num_matvecs=num_matvecs,
                 batch_size=batch_size,
+                tolerance=np.inf,  # means of codes, no minima
             )
         except ValueError as error:  # one member must not cost the run all others
             warnings.warn(f"no Fisher information for member {(t, b, s)}: {error}", stacklevel=2)

@@ -1,12 +1,13 @@
-"""Whether one number ranks networks as another does: Kendall's τ over pairs that share settings.
+"""Whether one number ranks as another does: Kendall's τ over chosen pairs, Spearman's ρ.
 
-Every statistic looks at pairs of networks only, so what is held fixed is said by which pairs count.
+τ looks at pairs only, so what is held fixed is said by which pairs count.
 """
 
 import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from scipy import stats
 
 Pairs = tuple[np.ndarray, np.ndarray]
 
@@ -48,6 +49,28 @@ def kendall(measures: np.ndarray, gap: np.ndarray, chosen: Pairs) -> np.ndarray:
     truth = np.sign(gap[first] - gap[second])
     norm = np.sqrt(np.square(order).sum(-1) * np.square(truth).sum())
     return (order @ truth) / np.where(norm > 0, norm, 1)
+
+
+def spearman(
+    measure: np.ndarray, truth: np.ndarray, seed: int, num_draws: int = 2000
+) -> np.ndarray:
+    """ρ of the sample, then of as many bootstrap resamples of it: (1 + num_draws,).
+
+    The same seed resamples alike, so that two measures of one truth can be compared draw by draw.
+
+    Args:
+      measure: (M,).
+      truth: (M,).
+      seed: of the resamples.
+      num_draws: resamples.
+    """
+    count = len(truth)
+    drawn = np.random.default_rng(seed).integers(count, size=(num_draws, count))
+    chosen = np.concatenate([np.arange(count)[None], drawn])
+    a, b = (stats.rankdata(x[chosen], axis=1) for x in (measure, truth))
+    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    norm = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
+    return (a * b).sum(1) / np.where(norm > 0, norm, 1)
 
 
 def conditional_information(

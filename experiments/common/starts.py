@@ -55,13 +55,27 @@ def code_around(family: str, key: jax.Array, params: Any, scales: Any, noise: fl
     widths = jax.tree.map(lambda s: noise * s, scales)
     if family == "isotropic":
         return iw.IsotropicGaussian(widths, mean=params)
+    return widened(family, key, iw.DiagonalGaussian(params, widths))
+
+
+def widened(family: str, key: jax.Array, code: iw.Code) -> iw.Code:
+    """A Gaussian code as one of a larger family.
+
+    New directions start at a hundredth of the code's own scales: little, but not 0, where by
+    symmetry no gradient would move them.
+
+    Args:
+      family: diagonal or low_rank.
+      key: of the directions.
+      code: isotropic or diagonal.
+    """
+    diagonal = iw.DiagonalGaussian(code.mean, code.scale)
     if family == "diagonal":
-        return iw.DiagonalGaussian(params, widths)
-    full = jax.tree.broadcast(widths, params)
-    shape = lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype)  # noqa: E731
-    directions = optax.tree.random_like(key, jax.tree.map(shape, params))
-    factor = jax.tree.map(lambda u, s: 0.1 * s * u, directions, full)
-    return iw.LowRankGaussian(params, widths, factor)
+        return diagonal
+    shape = jax.tree.map(lambda w: jax.ShapeDtypeStruct((RANK, *w.shape), w.dtype), diagonal.mean)
+    directions = optax.tree.random_like(key, shape)
+    factor = jax.tree.map(lambda u, s: 0.01 * s * u, directions, diagonal.scale)
+    return iw.LowRankGaussian(diagonal.mean, diagonal.scale, factor)
 
 
 def _rms(params: Any) -> jax.Array:

@@ -79,6 +79,11 @@ def critical_betas(rows: Rows, **where: Any) -> np.ndarray:
     return np.array([critical_beta(*pair, chance) for pair in zip(beta.T, loss.T, strict=True)])
 
 
+def column(rows: Rows, name: str) -> np.ndarray:
+    """One column as numbers, (M,); nan where it is empty."""
+    return np.array([np.nan if row[name] == "" else row[name] for row in rows], float)
+
+
 def stderr(values: np.ndarray, axis: int = -1) -> Any:
     """Standard error of the mean along an axis."""
     return values.std(axis, ddof=1) / np.sqrt(values.shape[axis])

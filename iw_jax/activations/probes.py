@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from iw_jax import checks
+from iw_jax import checks, trees
 from iw_jax.estimates import Estimate
 
 _ROUNDS = 20  # how often a probe is tried on the examples that stop it
@@ -59,7 +59,7 @@ def probe_information(
 
     Raises:
       TypeError, ValueError: for a key that is no typed random key, counts out of range, shapes that
-        do not fit.
+        do not fit, activations that are not finite, labels that are no integers below K.
 
     References:
       Barber & Agakov, The IM algorithm, NIPS 2003; Achille & Soatto, arXiv:1706.01350, Fig. 4,
@@ -74,12 +74,17 @@ def probe_information(
         ("batch_size", batch_size, 1),
     ):
         checks.at_least(name, count, least)
-    for name, (z, t) in {"fitting": fitting, "stopping": stopping, "held_out": held_out}.items():
-        if jnp.ndim(z) != 3 or z.shape[:2] != jnp.shape(t) or z.shape[2] != fitting[0].shape[2]:
+    names = "fitting", "stopping", "held_out"
+    given = [(jnp.asarray(z), jnp.asarray(t)) for z, t in (fitting, stopping, held_out)]
+    fitting, stopping, held_out = given
+    for name, (z, t) in zip(names, given, strict=True):
+        if z.ndim != 3 or z.shape[:2] != t.shape or z.shape[2:] != fitting[0].shape[2:]:
             raise ValueError(
                 f"{name} must be activations (F, R, d) and labels (F, R), d the same for all, got "
-                f"{jnp.shape(z)} and {jnp.shape(t)}"
+                f"{z.shape} and {t.shape}"
             )
+        checks.finite(f"activations of {name}", z)
+        _require_labels(name, t, num_classes)
     centre, deviation = fitting[0].mean((0, 1)), fitting[0].std((0, 1))
     # A unit that never moves tells nothing; dividing by its rounding errors would.
     scale = jnp.where(deviation > 1e-6 * (1 + jnp.abs(centre)), deviation, jnp.inf)
@@ -96,6 +101,18 @@ def probe_information(
         learning_rate,
     )
     return Estimate.mean_of(entropy + _log_likelihood(probe, *last).mean(1))
+
+
+def _require_labels(name: str, t: jax.Array, num_classes: int) -> None:
+    """Raises unless labels are integers from 0 to K - 1. The values of traced ones pass."""
+    if not jnp.issubdtype(t.dtype, jnp.integer):
+        raise TypeError(f"labels of {name} must be integers, got {t.dtype}")
+    if trees.is_concrete(t) and t.size:
+        low, high = np.min(t), np.max(t)
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels of {name} must lie from 0 to {num_classes - 1}, got {low} to {high}"
+            )
 
 
 def _first(

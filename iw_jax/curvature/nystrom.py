@@ -16,6 +16,10 @@ from iw_jax.trees import namespace
 # Share of the products for the sketch, and the depth of the probes of what it leaves.
 _SKETCH, _DEPTH = 0.5, 20
 
+# Steps of subspace iteration for the norm of what it leaves, vectors, and products in all.
+_STEPS, _VECTORS = 6, 4
+RESIDUAL_PRODUCTS = _STEPS * _VECTORS
+
 _INDEFINITE = (
     "A must be positive semi-definite for method 'nystrom', got negative curvature; measure the "
     "ggn or fisher, or take method 'krylov' with policy 'clip' or 'abs'"
@@ -146,14 +150,13 @@ def require_room(products: jax.Array) -> None:
 
 
 def residual_norm(A: Operator, key: jax.Array, vectors: jax.Array, values: jax.Array) -> float:
-    """About the largest eigenvalue of A - Â, for `sketch`'s Â; 24 products.
+    """About the largest eigenvalue of A - Â, for `sketch`'s Â; `RESIDUAL_PRODUCTS` products.
 
-    Six steps of subspace iteration with four vectors. They see it from below, and twice what they
-    see is returned.
+    Subspace iteration sees it from below, and twice what it sees is returned.
     """
-    block = jax.random.normal(key, (4, A.size), A.dtype)
+    block = jax.random.normal(key, (_VECTORS, A.size), A.dtype)
     nothing = jnp.zeros((0, A.size), A.dtype)
-    for _ in range(6):
+    for _ in range(_STEPS):
         block = krylov.orthonormalise(block, nothing)
         inside = krylov.dot(block, vectors.T)
         products = A.flat_block(block) - krylov.dot(inside * values, vectors)

@@ -74,11 +74,13 @@ class Ladder:
       held: (B,) the last of the rungs that stay at 1/β, for each β.
       num_held: how many those are.
       num_leapfrog: leapfrog steps a transition.
+      cost: gradients of L that the pilot took.
     """
 
     inverse: Any
     step_size: Any
     held: Any
+    cost: Any
     num_held: int = trees.static()
     num_leapfrog: int = trees.static()
 
@@ -156,9 +158,8 @@ def pilot(
                 "the loss must be finite at draws from the prior, got NaN or inf at inverse "
                 f"temperature {inverse:.3g}; take a narrower prior"
             )
-        spread = float(
-            np.std(losses[1:])
-        )  # the first are of chains that have not yet moved at this t
+        # The first are of chains that have not yet moved at this t.
+        spread = float(np.std(losses[1:]))
         seen.append((inverse, size, spread))
         if inverse >= top:
             break
@@ -178,7 +179,8 @@ def pilot(
     step_size = np.interp(rungs, t, np.minimum.accumulate(sizes))
     tops = (1 / betas).astype(positions.dtype)
     held = np.searchsorted(rungs, tops, side="right") - 1
-    return Ladder(rungs, step_size, held, num_held, num_leapfrog)
+    cost = len(seen) * _MOVES * num_chains * (num_leapfrog + 1)
+    return Ladder(rungs, step_size, held, cost, num_held, num_leapfrog)
 
 
 def start(key: jax.Array, potential: Potential, ladder: Ladder, num_chains: int) -> Climb:

@@ -45,7 +45,8 @@ def empirical_bayes(
 
     One scale takes one set of products. One a layer takes a set a round, with the same probes,
     until no scale moves by more than `rtol`. Such a prior has seen the data through its scales: a
-    certificate would have to pay for them.
+    certificate would have to pay for them. The weights stay where they are: how far they are from a
+    minimum under the prior found, `fisher_iw` with that prior says.
 
     Args:
       task: the task.
@@ -69,6 +70,7 @@ def empirical_bayes(
       MacKay 1992; reference formulas in Achille et al., arXiv:1904.03292, Thm 5.4.
     """
     checks.positive("beta", beta)
+    checks.scalar("beta", beta)
     checks.positive("rtol", rtol)
     checks.key("key", key)
     require_isotropic(prior)
@@ -115,17 +117,24 @@ def best_scale(spectrum: SpectralMeasure, squared_distance: float, *, beta: floa
       beta: price of a nat; positive.
 
     Raises:
-      ValueError: for arguments out of range, or a loss that does not bend: there any scale is as
-        good.
+      ValueError: for arguments out of range; a loss that does not bend: there any scale is as
+        good; a root outside e^-30 to e^30.
     """
     checks.positive("squared_distance", squared_distance)
     checks.positive("beta", beta)
+    checks.scalar("beta", beta)
     _require_bend(float(spectrum.largest))
 
     def excess(log_scale: float) -> float:
         gamma = spectrum.effective_dimension(np.exp(2 * log_scale) / beta).value
         return 2 * log_scale + float(np.log(gamma)) - float(np.log(squared_distance))
 
+    if not excess(_LOWEST) < 0 < excess(_HIGHEST):
+        raise ValueError(
+            f"the best scale must lie between e^{_LOWEST:g} and e^{_HIGHEST:g}, got one outside "
+            f"for squared_distance = {float(squared_distance):.3g} and curvature up to "
+            f"{float(spectrum.largest):.3g}; take other units of the weights"
+        )
     return float(np.exp(optimize.brentq(excess, _LOWEST, _HIGHEST, xtol=1e-12)))
 
 

@@ -24,8 +24,9 @@ from iw_jax.curvature.layers import LayerTraces, spectral_measure_by_tensor
 from iw_jax.curvature.measure import QUANTITIES, SpectralMeasure
 from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
-from iw_jax.task import Task, nll
+from iw_jax.task import Task
 from iw_jax.trees import PyTree, namespace
+from iw_jax.weights import penalised
 
 
 @trees.record
@@ -43,6 +44,10 @@ class FisherInformation:
       effective_dimension: γ = Σ s/(1 + s), so that E_Q* L = L(w*) + (β/2) γ.
       tensors: what each tensor of the weights contributes, by name; nats. The values sum to `nats`;
         what truncation leaves open is shared out in proportion. None unless asked for.
+      gradient_norm: |g|, g = λ ∇L + β (w* - m)/λ, in units of the prior; nats.
+      off_minimum: ½ g'H̃^-1 g/β, H̃ = Λ^½ H Λ^½ + β: nats between Q and the code around the minimum
+        of L + β distance that one Newton step finds, for H without negative curvature. Only |g| and
+        the largest s are known: between |g|²/(2β² (1 + s)), the value, and |g|²/(2β²).
       measure: spectral measure behind all of these: of H where the prior has one scale (c = λ²/β),
         of Λ^½ H Λ^½ where it has one a layer (c = 1/β).
       prior: P.
@@ -56,6 +61,8 @@ class FisherInformation:
     loss: jax.Array
     effective_dimension: Estimate
     tensors: dict[str, Estimate] | None
+    gradient_norm: jax.Array
+    off_minimum: Estimate
     measure: SpectralMeasure
     prior: IsotropicGaussian
     beta: Any
@@ -74,17 +81,20 @@ def fisher_iw(
     curvature: Callable[..., Operator] = ggn,
     policy: str = "error",
     by_tensor: bool = False,
+    tolerance: float = 0.1,
     callback: Callable[[Growth], None] | None = None,
     stored: dict[str, Any] | None = None,
 ) -> FisherInformation:
     """Information in the weights of the Q = N(w*, Σ) that minimises E_Q[L] + β KL(Q‖P); nats.
 
     One set of curvature products serves all of `beta`. The mean stays at w*: a gradient that is not
-    zero there does not enter (odd orders vanish under Q).
+    zero there does not enter (odd orders vanish under Q), and all numbers are right for this Q.
+    But with its mean at the minimum of L + β distance its C_β would be lower, by β `off_minimum`.
 
     Args:
       task: the task.
-      params: w*, trained weights.
+      params: w*, weights trained to a minimum of L + β/2 (w - m)'Λ^-1 (w - m), where Q is to be the
+        best Gaussian code of any mean.
       prior: P, with one scale or one a layer, centred at 0 or at its mean.
       beta: positive, scalar or array; the price of a nat, for the summed loss (papers that average
         the loss use β/N).
@@ -97,8 +107,14 @@ def fisher_iw(
       curvature: `ggn`, `fisher` or `hessian`, or your own (task, params, batch_size=) -> Operator.
       policy: what negative curvature means: "error", "clip" or "abs"; see `SpectralMeasure`.
       by_tensor: say what each tensor contributes, too; not under `jit`.
+      tolerance: part of `nats` that the code may be away from its minimum before a warning; inf
+        for none.
       callback: is shown the state after each block of products (see `spectral_measure`).
       stored: such a state, packed, to go on from.
+
+    Warns:
+      UserWarning: where the lower end of `off_minimum` is beyond that part of `nats`; not under
+        `jit`.
 
     Raises:
       TypeError: for a prior that is no `IsotropicGaussian`, or a key that is no typed random key.
@@ -113,6 +129,7 @@ def fisher_iw(
     """
     checks.positive("beta", beta)
     checks.key("key", key)
+    penalised.require_tolerance(tolerance)
     require_isotropic(prior)
     log_scale = prior.full_log_scale(params)
     operator = curvature(task, params, batch_size=batch_size)
@@ -121,7 +138,7 @@ def fisher_iw(
         variance = jnp.exp(2 * prior.log_scale)  # one scale: the measure of H serves every λ
     else:
         operator = operator.congruence(jax.tree.map(jnp.exp, log_scale))
-    loss, distances = _loss_and_distances(task, params, prior, batch_size)
+    loss, distances, norm = _at(task, params, prior, jnp.asarray(beta), batch_size)
     distance = sum(distances.values())
     options: dict[str, Any] = {
         "key": key,
@@ -140,20 +157,32 @@ def fisher_iw(
         spectrum = spectral_measure(operator, **options)
 
     xp = namespace(beta, variance, distance, spectrum)
-    beta, variance, distance, loss = (
-        xp.asarray(x, dtype=float) for x in (beta, variance, distance, loss)
+    beta, variance, distance, loss, norm = (
+        xp.asarray(x, dtype=float) for x in (beta, variance, distance, loss, norm)
     )
     c = variance / beta
     volume = spectrum.information(c)
+    nats = _affine(volume, 1.0, distance)
+    most = norm**2 / (2 * beta**2)
+    least = most / (1 + c * xp.maximum(spectrum.largest, 0))
+    off_minimum = trees.replace(
+        Estimate.exact(least), bracket_upper=most, converged=most <= 1.01 * least
+    )
+    if xp is np and np.isfinite(tolerance):
+        worst = np.argmax(least - tolerance * nats.value)
+        off, length, limit = (np.ravel(x)[worst] for x in (least, norm, tolerance * nats.value))
+        penalised.warn(off, length, limit, "with its mean there, Q would have a lower C")
     tensors = _attribute(traces, c, volume, distances, policy) if traces is not None else None
     return FisherInformation(
-        nats=_affine(volume, 1.0, distance),
+        nats=nats,
         distance=distance,
         volume=volume,
         lagrangian=_affine(spectrum.logdet(c), beta / 2, loss + beta * distance),
         loss=loss,
         effective_dimension=spectrum.effective_dimension(c),
         tensors=tensors,
+        gradient_norm=norm,
+        off_minimum=off_minimum,
         measure=spectrum,
         prior=prior,
         beta=beta,
@@ -194,14 +223,16 @@ def _attribute(
 
 
 @partial(jax.jit, static_argnames="batch_size")
-def _loss_and_distances(
-    task: Task, params: PyTree, prior: IsotropicGaussian, batch_size: int | None
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L(w*), and ½ |w - m|²/λ² of every tensor."""
+def _at(
+    task: Task, params: PyTree, prior: IsotropicGaussian, beta: jax.Array, batch_size: int | None
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """L(w*), ½ |w - m|²/λ² of every tensor, and |g| for every beta."""
     units = prior.full_mean(params), prior.full_log_scale(params)
     half = lambda w, m, s: 0.5 * jnp.sum(((w - m) * jnp.exp(-s)) ** 2)  # noqa: E731
     distances = trees.by_name(jax.tree.map(half, params, *units))
-    return nll(task, params, batch_size=batch_size), distances
+    loss, pull, moved = penalised.loss_and_pulls(task, params, prior, batch_size)
+    norms = jax.lax.map(lambda b: jnp.linalg.norm(pull + b * moved), beta.ravel())
+    return loss, distances, norms.reshape(beta.shape)
 
 
 def _affine(estimate: Estimate, factor: Any, offset: Any) -> Estimate:

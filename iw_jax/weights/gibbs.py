@@ -27,12 +27,14 @@ from iw_jax.trees import PyTree
 from iw_jax.weights import annealing
 from iw_jax.weights.annealing import Climb, Ladder, Potential
 
-_WORST_RHAT = 1.2
+_WORST_RHAT = 1.2  # Brooks & Gelman, J. Comput. Graph. Stat. 7 (1998) 434
 
 
 @trees.record
 class GibbsInformation:
     """KL(Q*‖P) of the Gibbs code at every β, and what goes with it; all of shape (B,).
+
+    `cost` counts gradients of L, those of the pilot run included.
 
     Attributes:
       nats: KL(Q*‖P), the least information in the weights that reaches its C_β; nats. Bracket as
@@ -137,11 +139,13 @@ class GibbsBracket:
         All chains start there; the standard error is for that draw.
       upper: at or above C* in expectation: annealing up from the prior.
       information: `gibbs_iw` of the same targets.
+      targets: what the model has made, (N, ...).
     """
 
     lower: Estimate
     upper: Estimate
     information: GibbsInformation
+    targets: jax.Array
 
 
 def simulated_bracket(
@@ -164,7 +168,8 @@ def simulated_bracket(
     used: this is how to validate settings before they are used on real ones.
 
     Args:
-      task: network, likelihood and inputs.
+      task: network, likelihood and inputs; an example of weight 0 is masked, all others have
+        weight 1: targets of p^weight cannot be drawn.
       params: weights of the network's shapes; their values do not matter.
       prior: P.
       key: a typed random key.
@@ -174,10 +179,19 @@ def simulated_bracket(
       num_leapfrog: leapfrog steps a transition.
       batch_size: examples a chunk.
 
+    Raises:
+      ValueError: as for `gibbs_iw`, and for weights other than 0 and 1.
+
     References:
       Grosse, Ghahramani & Adams, arXiv:1511.02543.
     """
     checks.key("key", key)
+    given = np.unique(task.weights)
+    if not np.isin(given, (0, 1)).all():
+        raise ValueError(
+            "weights of the task must be 0 or 1 where the model makes the targets, got "
+            f"{given[~np.isin(given, (0, 1))][0]:g}"
+        )
     drawing, labelling, *up, down = jax.random.split(key, 5)
     potential = _potential(task, params, prior, batch_size)
     made_by = potential.draw(drawing, 1)[0]
@@ -199,15 +213,15 @@ def simulated_bracket(
     loss = annealing.climb(begin, potential, way_down).loss[::-1]
     left, _ = _sums(forward.ladder, loss)
     upper = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, forward.ais)
-    return GibbsBracket(_log_mean_exp(left[-1], 1.0, upper.cost)[0], upper, forward)
+    return GibbsBracket(_log_mean_exp(left[-1], 1.0, upper.cost)[0], upper, forward, targets)
 
 
 def _betas(betas: Any) -> np.ndarray:
+    numbers = np.asarray(betas, np.float64)
+    if numbers.ndim != 1 or not numbers.size or len(np.unique(numbers)) != len(numbers):
+        raise ValueError(f"betas must be a vector of different numbers, at least one, got {betas}")
     checks.positive("betas", betas)
-    betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or len(np.unique(betas)) != len(betas):
-        raise ValueError(f"betas must be a vector of different numbers, got {betas}")
-    return betas
+    return numbers
 
 
 def _potential(task: Task, params: PyTree, prior: Any, batch_size: int | None) -> Potential:
@@ -240,7 +254,8 @@ def _measure(climbed: Climb, ladder: Ladder, prior: Any, betas: np.ndarray) -> G
     worst, sample_size = (np.asarray(x) for x in _diagnose(jnp.asarray(held)))
     worst = np.where(np.ptp(held, axis=(1, 2)) == 0, 1.0, worst)  # a loss that never varies
     mixed = worst < _WORST_RHAT
-    beta, cost = betas[:, None], climbed.loss.size * (ladder.num_leapfrog + 1)
+    beta = betas[:, None]
+    cost = ladder.cost + climbed.loss[1:].size * (ladder.num_leapfrog + 1)
     free = np.stack(_free_energy(left, right))  # lower and upper end: (2, B)
     leaves_out = np.stack(_free_energy(_without_one(left), _without_one(right)))  # (2, B, M)
     others = _without_one(loss).mean(-1)

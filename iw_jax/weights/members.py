@@ -95,7 +95,7 @@ class SweepState:
 
 @jax.jit
 def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
-    """Every cell of a seed starts from the seed's code; compiled, since it is many small pieces."""
+    """Members at codes with leading axes (C or 1, S); compiled, since it is many small pieces."""
 
     def member(code, prior):
         log_scale = getattr(prior, "log_scale", None)
@@ -103,8 +103,8 @@ def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
         return Member(code, log_scale, problem.optimizer.init((code, log_scale)))
 
     cells, seeds = problem.betas.size, keys.size
-    one_cell = jax.vmap(member)(codes, problem.prior)
-    members = jax.tree.map(lambda x: jnp.repeat(x[None], cells, axis=0), one_cell)
+    codes = jax.tree.map(lambda x: jnp.broadcast_to(x, (cells, *x.shape[1:])), codes)
+    members = jax.vmap(lambda own: jax.vmap(member)(own, problem.prior))(codes)
     history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan, problem.betas.dtype)
     return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
 

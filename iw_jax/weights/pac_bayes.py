@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
+from iw_jax.likelihoods import GaussianLikelihood
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
 
@@ -91,7 +92,8 @@ def pac_bayes_bound(
 
     Raises:
       ValueError: for a risk outside [0, max_loss], a KL that is negative or not finite, a delta
-        outside (0, 1), a price that is missing or out of range, an unknown kind.
+        outside (0, 1), alone or with draws_delta, a price that is missing or out of range, an
+        unknown kind.
 
     References:
       Maurer, cs/0411099, and Seeger 2002; Pérez-Ortiz et al., arXiv:2007.12927 (quadratic);
@@ -110,6 +112,10 @@ def pac_bayes_bound(
     if num_draws is not None:
         checks.at_least("num_draws", num_draws, 1)
         checks.between("draws_delta", draws_delta, 0, 1)
+        if delta + draws_delta >= 1:
+            raise ValueError(
+                f"delta and draws_delta must sum to less than 1, got {delta} + {draws_delta}"
+            )
         mean = kl_inverse(mean, np.log(1 / draws_delta) / num_draws)
         confidence -= draws_delta
     share = delta / num_candidates
@@ -198,19 +204,32 @@ def _check(
 
 
 def bounded_nll(task: Task, params: PyTree, *, least: float = 1e-4) -> jax.Array:
-    """-log max(p(y_i|x_i, w), least) of every example, (N,); nats, at most log(1/least).
+    """-log max(p(y_i|x_i, w), least) of every example, (N,); nats, between 0 and log(1/least).
 
     Cross-entropy has no bound, and then no PAC-Bayes bound holds; with this clip `max_loss` is
-    log(1/least).
+    log(1/least). A density may exceed 1, and -log of it is then below 0: it is refused.
 
     Args:
-      task: the task; its weights play no part.
+      task: the task, of discrete targets; every example has weight 1, since a masked one has no
+        loss and one of another weight is not one of N independent examples.
       params: parameters of its network.
       least: between 0 and 1; the least probability that is told apart.
 
     Raises:
-      ValueError: for `least` out of range.
+      ValueError: for `least` out of range, weights that are not 1, a likelihood that is a density.
     """
     checks.between("least", least, 0, 1)
+    if trees.is_concrete(task.weights) and np.any(np.asarray(task.weights) != 1):
+        raise ValueError(
+            "weights of the task must be 1 for a certificate, got "
+            f"{np.min(task.weights)} to {np.max(task.weights)}; leave masked examples out"
+        )
     outputs = task.apply_fn(params, task.inputs)
-    return jnp.minimum(task.likelihood.nll(outputs, task.targets), -jnp.log(least))
+    nats = task.likelihood.nll(outputs, task.targets)
+    density = isinstance(task.likelihood, GaussianLikelihood)
+    if density or (trees.is_concrete(nats) and np.min(nats) < 0):
+        raise ValueError(
+            "likelihood must give probabilities of discrete targets, got "
+            f"{type(task.likelihood).__name__}, a density: its -log p has no lower bound of 0"
+        )
+    return jnp.minimum(nats, -jnp.log(least))

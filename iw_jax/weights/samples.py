@@ -3,19 +3,26 @@ r"""Sample information: how many nats the weights hold about each training examp
 The code of all examples is Q = N(w*, Σ), Σ = β H̃^-1 with H̃ = H + β Λ^-1 and prior covariance Λ.
 Without example i, whose gradient is g_i and whose curvature is H_i = Φ_i'Φ_i, the minimum moves by
 
-    Δ_i = (H̃ - H_i)^-1 g_i            to first order in the loss's third derivatives
+    Δ_i = (H̃ - H_i)^-1 g_i            where the loss is quadratic from w* to w* + Δ_i
     nats_i = ½ Δ_i' Σ^-1 Δ_i           = KL of the two codes, of equal covariance
     influence_i = (1/2β) g_i' H̃^-1 g_i   as if one example did not bend the loss
 
 By Woodbury everything follows from C + 1 vectors an example, C the size of its outputs: with
 R_i = [Φ_i; g_i'] and R_i H̃^-1 R_i' = [U h; h' g_i'H̃^-1g_i],
 
-    Δ_i = H̃^-1 R_i' a_i,    a_i = [(I - U)^-1 h; 1]
+    Δ_i = H̃^-1 (Φ_i'y + g_i),         y = Φ_i Δ_i = (I - U)^-1 h
+    nats_i = (t + |y|²)/2β,   t = g_i'Δ_i = g_i'H̃^-1g_i + h'y
+
+A sketch knows H between two matrices only, and with it R_i (H̃ - H_i)^-1 R_i' = [X y; y' t], X =
+(I - U)^-1 - I, between two ends, lo <= hi. That orders X and t, but |y|² not, as X² is not ordered.
+Any matrix between them is the middle + ½ D^½ F D^½, D = hi - lo, |F| <= 1, so that
+
+    |y - y_mid| <= r = ½ √(‖X_hi - X_lo‖ (t_hi - t_lo))
+    t_lo + max(|y_mid| - r, 0)² <= 2β nats_i <= t_hi + (|y_mid| + r)²
 """
 
-import warnings
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +33,14 @@ from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature import measure
 from iw_jax.curvature.curvatures import ggn
+from iw_jax.curvature.dense import to_dense
 from iw_jax.curvature.inverse import SketchedInverse
-from iw_jax.curvature.nystrom import residual_norm, sketch
+from iw_jax.curvature.nystrom import RESIDUAL_PRODUCTS, residual_norm, sketch
 from iw_jax.curvature.operators import Operator, require_root
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task, nll, take
 from iw_jax.trees import PyTree
+from iw_jax.weights import penalised
 
 # Rows of length n held at once.
 _ROWS = 512
@@ -50,6 +59,7 @@ class SampleInformation:
       functional: (N,), ½ Δ_i'G Δ_i, G the GGN on other inputs: the nats by which their predictions
         differ without example i, KL(p_w‖p_w-Δ) summed over them, to second order. The bracket is
         what both ends of the sketch give, an estimate of one. None unless asked for.
+      gradient_norm: |λ ∇L + β (w - m)/λ| at w*, in units of the prior; nats.
       off_minimum: nats between Q and the code around the minimum that one Newton step from w*
         finds, ½ d'Σ^-1 d; all of the above is about a minimum.
       prior: P.
@@ -61,7 +71,8 @@ class SampleInformation:
     covariance: Estimate
     leverage: Estimate
     functional: Estimate | None
-    off_minimum: Any
+    gradient_norm: float
+    off_minimum: Estimate
     prior: IsotropicGaussian
     beta: Any
 
@@ -75,17 +86,23 @@ def sample_information(
     key: jax.Array,
     num_matvecs: int = 480,
     batch_size: int | None = None,
+    curvature: Callable[..., Operator] = ggn,
+    tolerance: float = 0.1,
     on: Task | None = None,
 ) -> SampleInformation:
     """Nats that a Gaussian code around w* holds about every training example.
 
-    H is the GGN. A Nyström sketch Ĥ of it, from `num_matvecs` products, stands for it: Ĥ <= H <=
-    Ĥ + ρ, with ρ the norm of what the sketch leaves (estimated). The bracket reaches from what the
-    larger end gives, which is `value`, to what the smaller one gives: inf where the sketch knows an
-    example so little that it seems to bend the loss more than all do. With as many products as
-    weights it is closed.
+    A Nyström sketch Ĥ of H, from `num_matvecs` products, stands for it: Ĥ <= H <= Ĥ + ρ, with ρ the
+    norm of what the sketch leaves (estimated, from 24 more). `value` is what the larger end gives;
+    the brackets hold for every H between both. They reach to inf where the sketch knows an example
+    so little that it seems to bend the loss more than all do, and are closed with as many products
+    as weights. `cost` counts products; the C + 1 gradients of each example come on top.
 
-    Exact for a quadratic loss. A mislabelled example that the network fits takes many nats.
+    Exact for a quadratic loss. A mislabelled example that the network fits takes many nats. Of a
+    network the GGN neglects what its second derivatives add where residuals are left, as they are
+    beside wrong labels: it finds the order of examples, and too few nats, by a half to a few times.
+    With the Hessian only H_i is that of the GGN, and small motions are met; inf stands for a
+    minimum that would not be one without the example.
 
     Args:
       task: the task; an example of weight v counts v-fold.
@@ -95,16 +112,20 @@ def sample_information(
       key: a typed random key, for the sketch.
       num_matvecs: curvature products for the sketch; all are held at once.
       batch_size: examples a chunk of a curvature product; None for all at once.
+      curvature: H of all examples, also in Σ: `ggn`, or `hessian`, which may be negative and takes
+        as many products as there are weights.
+      tolerance: nats that the code may be away from its minimum before a warning; inf for none.
       on: a task whose inputs `functional` is about, held-out ones, say; its targets do not matter.
-        Takes two products with its curvature for every example.
+        Takes two products with its curvature for every example, one where the sketch is exact.
 
     Warns:
-      UserWarning: where `off_minimum` is more than all examples hold together.
+      UserWarning: where the lower end of `off_minimum` is beyond `tolerance`.
 
     Raises:
       TypeError: for a prior that is no `IsotropicGaussian`, or a key that is no typed random key.
       ValueError: unless beta is positive and finite; where prior, parameters, network and data do
-        not fit, or the gradient is not finite.
+        not fit, or the gradient is not finite; for a Hessian with too few products, or where H̃ is
+        not positive definite.
 
     References:
       Harutyunyan et al., arXiv:2101.06640 (smooth unique information); Cook 1977 for linear
@@ -113,64 +134,74 @@ def sample_information(
     checks.positive("beta", beta)
     checks.key("key", key)
     checks.at_least("num_matvecs", num_matvecs, 1)
-    if np.ndim(beta) != 0:
-        raise ValueError(f"beta must be a scalar, got shape {np.shape(beta)}")
+    checks.scalar("beta", beta)
+    penalised.require_tolerance(tolerance)
     require_isotropic(prior)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))
-    A = ggn(task, params, batch_size=batch_size).congruence(scales)  # in units of the prior
-    sketching, testing = jax.random.split(key)
-    vectors, values = sketch(A, sketching, min(num_matvecs, A.size))
-    rest = () if num_matvecs >= A.size else (residual_norm(A, testing, vectors, values),)
-    inverses = [SketchedInverse(vectors, values, beta + rho) for rho in (*rest, 0.0)]
-
-    gradient = penalised_gradient(
-        task, params, prior, scales, jnp.asarray(beta, A.dtype), batch_size
+    A, H = (
+        kind(task, params, batch_size=batch_size).congruence(scales) for kind in (ggn, curvature)
     )
-    off_minimum = float(inverses[-1].forms(gradient[None, None])[0, 0, 0] / (2 * beta))
-    checks.finite("the gradient at params", off_minimum)
+    inverses, cost = _inverses(H, key, num_matvecs, beta)
+
+    _, pull, moved = penalised.loss_and_pulls(task, params, prior, batch_size)
+    gradient = pull + jnp.asarray(beta, pull.dtype) * moved
+    gradient_norm = float(jnp.linalg.norm(gradient))
+    checks.finite("the gradient at params", gradient_norm)
+    rows = gradient.astype(A.dtype)[None, None]
+    least, most = (float(inverses[i].forms(rows)[0, 0, 0]) / (2 * beta) for i in (0, -1))
+    consequence = "nats about examples are those at a minimum"
+    penalised.warn(least, gradient_norm, tolerance, consequence)
     width = min(max(_ROWS // (require_root(A).outputs + 1), 1), task.num_examples)
     G = None if on is None else ggn(on, params, batch_size=batch_size).congruence(scales)
-    ends, predicted = [], []
+    found, predicted = [], []
     for first in range(0, task.num_examples, width):
         chosen = np.arange(first, min(first + width, task.num_examples))
         padded = jnp.asarray(np.resize(chosen, width))  # the last chunk as long as the others
         rows = _rows(A, task, params, scales, padded)
-        found = [_nats(forms, beta) for forms in _forms(rows, inverses)]
-        ends.append(np.stack([nats[:, : len(chosen)] for nats, _ in found]))
+        without = [_left_out(forms) for forms in _forms(rows, inverses)]
+        found.append(_parts(without[0], without[-1], beta)[..., : len(chosen)])
         if G is not None:
-            moves = [_moves(rows, a, inv) for (_, a), inv in zip(found, inverses, strict=True)]
+            ys = [np.where(end.known[:, None], end.y, np.nan) for end in without]
+            moves = [_moves(rows, y, inverse) for y, inverse in zip(ys, inverses, strict=True)]
             predicted.append(np.stack([_halves(G, x)[: len(chosen)] for x in moves]))
-    parts = np.concatenate(ends, axis=2)
     nats, influence, covariance, leverage = (
-        _estimate(low, high, num_matvecs) for low, high in zip(parts[0], parts[-1], strict=True)
+        _estimate(value, lower, upper, cost)
+        for value, lower, upper in np.concatenate(found, axis=-1)
     )
-    if off_minimum > nats.value.sum():
-        warnings.warn(
-            f"params are {off_minimum:.3g} nats away from a minimum, more than the "
-            f"{nats.value.sum():.3g} that all examples hold: train on, with the prior's penalty",
-            stacklevel=2,
-        )
+    functional = None
+    if G is not None:
+        spent = cost + len(inverses) * width * len(predicted)
+        functional = _functional(np.concatenate(predicted, axis=1), spent)
     return SampleInformation(
         nats=nats,
         influence=influence,
         covariance=covariance,
         leverage=leverage,
-        functional=None if G is None else _functional(np.concatenate(predicted, 1), num_matvecs),
-        off_minimum=off_minimum,
+        functional=functional,
+        gradient_norm=gradient_norm,
+        off_minimum=_estimate(np.asarray(least), np.asarray(least), np.asarray(most), cost),
         prior=prior,
         beta=beta,
     )
 
 
-@partial(jax.jit, static_argnames="batch_size")
-def penalised_gradient(
-    task: Task, params: PyTree, prior: Any, scales: PyTree, beta: jax.Array, batch_size: int | None
-) -> jax.Array:
-    """(n,), the gradient of L + β/2 |u|² in units of the prior, u = (w - m)/λ."""
-    slopes = jax.grad(lambda p: nll(task, p, batch_size=batch_size))(params)
-    centred = jax.tree.map(lambda w, m, s: (w - m) / s, params, prior.full_mean(params), scales)
-    total = jax.tree.map(lambda g, s, u: s * g + beta * u, slopes, scales, centred)
-    return ravel_pytree(total)[0].astype(beta.dtype)
+def _inverses(
+    H: Operator, key: jax.Array, num_matvecs: int, beta: float
+) -> tuple[list[SketchedInverse], int]:
+    """H̃^-1 by the larger end of H̃, then the smaller one; one where exact. Products."""
+    if H.root is None:  # it may be negative, which no sketch of few products can tell
+        checks.at_least("num_matvecs, with a curvature that may be negative,", num_matvecs, H.size)
+        spectrum, axes = np.linalg.eigh(np.asarray(to_dense(H), np.float64))
+        penalised.require_minimum(beta + spectrum[0], beta)
+        vectors, values = (jnp.asarray(x, H.dtype) for x in (axes.T, spectrum))
+        return [SketchedInverse(vectors, values, beta)], H.size
+    sketching, testing = jax.random.split(key)
+    vectors, values = sketch(H, sketching, min(num_matvecs, H.size))
+    if num_matvecs >= H.size:
+        return [SketchedInverse(vectors, values, beta)], H.size
+    rest = residual_norm(H, testing, vectors, values)
+    ends = [SketchedInverse(vectors, values, beta + rho) for rho in (rest, 0.0)]
+    return ends, num_matvecs + RESIDUAL_PRODUCTS
 
 
 @jax.jit
@@ -191,29 +222,59 @@ def _forms(rows: jax.Array, inverses: list[SketchedInverse]) -> list[jax.Array]:
     return [inverse.forms(rows) for inverse in inverses]
 
 
-def _nats(forms: Any, beta: Any) -> tuple[np.ndarray, np.ndarray]:
-    """From R_i H̃^-1 R_i': nats, influence, covariance, leverage (4, w), and a_i (w, C+1).
+class _LeftOut(NamedTuple):
+    """R_i (H̃ - H_i)^-1 R_i' = [X y; y' t] of some examples, and what else follows from U."""
 
-    Infinite, and nan, where U reaches 1.
-    """
+    known: np.ndarray  # (w,), whether U < 1; where not, the rest means nothing
+    X: np.ndarray  # (w, C, C)
+    y: np.ndarray  # (w, C)
+    t: np.ndarray  # (w,)
+    influence: np.ndarray  # (w,), g_i'H̃^-1 g_i
+    covariance: np.ndarray  # (w,), ½ [tr X + log det(I - U)]
+    leverage: np.ndarray  # (w,), tr U
+
+
+def _left_out(forms: Any) -> _LeftOut:
+    """From R_i H̃^-1 R_i' (w, C+1, C+1)."""
     forms = np.asarray(forms, float)
     squares, h, U = forms[:, -1, -1], forms[:, :-1, -1], forms[:, :-1, :-1]
     u, axes = np.linalg.eigh(U)
-    valid = u.max(1) < 1
+    known = u.max(1) < 1
     u = np.clip(u, 0, 1 - 1e-9)
-    bent = axes @ (np.swapaxes(axes, 1, 2) @ h[..., None] / (1 - u)[..., None])  # (I - U)^-1 h
-    a = np.concatenate([bent[..., 0], np.ones((len(h), 1))], axis=1)
-    moved = np.einsum("ij,ijk,ik->i", a, forms, a)
-    widened = (u / (1 - u) + np.log1p(-u)).sum(1) / 2
-    nats, covariance = (np.where(valid, x, np.inf) for x in (moved / (2 * beta), widened))
-    parts = np.stack([nats, squares / (2 * beta), covariance, np.trace(U, axis1=1, axis2=2)])
-    return parts, np.where(valid[:, None], a, np.nan)
+    back = axes.swapaxes(1, 2)
+    X = axes @ ((u / (1 - u))[..., None] * back)
+    y = (axes @ (back @ h[..., None] / (1 - u)[..., None]))[..., 0]
+    covariance = (u / (1 - u) + np.log1p(-u)).sum(1) / 2
+    leverage = np.trace(U, axis1=1, axis2=2)
+    return _LeftOut(known, X, y, squares + (h * y).sum(1), squares, covariance, leverage)
+
+
+def _parts(larger: _LeftOut, smaller: _LeftOut, beta: Any) -> np.ndarray:
+    """Nats, influence, covariance, leverage, each (value, lower, upper): (4, 3, w).
+
+    From both ends of H̃. All but |y|² fall as H̃ grows; the larger end gives the value.
+    """
+    spread = np.linalg.norm(smaller.X - larger.X, 2, axis=(1, 2))
+    r = np.sqrt(spread * np.maximum(smaller.t - larger.t, 0)) / 2
+    r = np.where(smaller.known, r, np.inf)
+    length = np.linalg.norm(larger.y, axis=1)
+    middle = np.linalg.norm((larger.y + smaller.y) / 2, axis=1)
+    low = larger.t + np.maximum(middle - r, 0) ** 2
+    nats = np.stack([larger.t + length**2, low, smaller.t + (middle + r) ** 2]) / (2 * beta)
+    influence, covariance, leverage = (
+        np.stack([getattr(end, name) for end in (larger, larger, smaller)])
+        for name in ("influence", "covariance", "leverage")
+    )
+    known = np.stack([end.known for end in (larger, larger, smaller)])
+    nats, covariance = (np.where(known, part, np.inf) for part in (nats, covariance))
+    return np.stack([nats, influence / (2 * beta), covariance, leverage])
 
 
 @jax.jit
-def _moves(rows: jax.Array, a: jax.Array, inverse: SketchedInverse) -> jax.Array:
-    """Δ_i = H̃^-1 R_i' a_i (w, n), in units of the prior."""
-    return inverse(jnp.einsum("ij,ijn->in", jnp.asarray(a, rows.dtype), rows))
+def _moves(rows: jax.Array, y: jax.Array, inverse: SketchedInverse) -> jax.Array:
+    """Δ_i = H̃^-1 (Φ_i'y + g_i) (w, n), in units of the prior."""
+    y = jnp.asarray(y, rows.dtype)
+    return inverse(jnp.einsum("ij,ijn->in", y, rows[:, :-1]) + rows[:, -1])
 
 
 @jax.jit
@@ -222,14 +283,14 @@ def _halves(G: Operator, moves: jax.Array) -> jax.Array:
     return jnp.sum(moves * G.flat_block(moves), axis=1) / 2
 
 
-def _estimate(lower: np.ndarray, upper: np.ndarray, cost: int) -> Estimate:
-    """The lower end, which is finite, as value; nothing here was sampled but the sketch."""
-    zero = np.zeros_like(lower)
+def _estimate(value: Any, lower: Any, upper: Any, cost: int) -> Estimate:
+    """Nothing here was sampled but the sketch."""
+    zero = np.zeros_like(value)
     converged = (upper - lower) / 2 <= measure.OPEN * np.abs(lower)
-    return Estimate(lower, zero, zero + np.inf, lower, upper, cost, converged)
+    return Estimate(value, zero, zero + np.inf, lower, upper, cost, converged)
 
 
 def _functional(ends: np.ndarray, cost: int) -> Estimate:
     """From what every inverse gives, (1 or 2, N): the exact one, or both ends of the sketch."""
     low, high = np.fmin(ends[0], ends[-1]), np.maximum(ends[0], ends[-1])
-    return _estimate(low, np.where(np.isnan(high), np.inf, high), cost)
+    return _estimate(low, low, np.where(np.isnan(high), np.inf, high), cost)

@@ -9,7 +9,6 @@ and to first order w is a Gaussian channel for D:
             ≈ H(D) - ½ log[(2πe)^d / det A'Σ^-1A]   where the noise of D is large: -∞ if d > dim w
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,7 +29,7 @@ from iw_jax.curvature.operators import Operator
 from iw_jax.estimates import Estimate
 from iw_jax.task import Task, nll
 from iw_jax.trees import PyTree
-from iw_jax.weights.samples import penalised_gradient
+from iw_jax.weights import penalised
 
 # Directions solved for at once: each takes some vectors of the weights' size.
 _ROWS = 64
@@ -42,8 +41,10 @@ class StabilityInformation:
 
     Attributes:
       nats: I(w; D) = ½ log det(I + S A'Σ^-1A S), exact where the loss is quadratic in (w, D) and
-        D is Gaussian. The bracket reaches up by what rounding may hide in directions that hardly
-        move the weights; `cost` leaves out the steps of the solves.
+        D is Gaussian. The bracket has what the residuals of the solves leave open, to first order
+        and as far as the preconditioner knows H̃^-1; above also what rounding may hide in
+        directions that hardly move the weights. `cost` counts the steps of the solves, and a
+        product for the pull of each number of D.
       asymptotic: ½ log det(S A'Σ^-1A S), the published form for Gaussian D; nats, below `nats`,
         and -inf where some direction of D does not move the weights.
       metric: A'Σ^-1A, (d, d): Δ' metric Δ is the squared shift of the minimum in the metric of its
@@ -111,7 +112,7 @@ def stability_information(
       num_matvecs: curvature products for either of the two.
       rtol: relative residual at which a solve ends.
       max_solves: conjugate gradient steps allowed; a step takes a product for every direction.
-      tolerance: nats that the code may be away from its minimum before a warning.
+      tolerance: nats that the code may be away from its minimum before a warning; inf for none.
       batch_size: examples a chunk of a curvature product; None for all at once.
       curvature: H: `hessian`, or `ggn` where the loss has not been minimised far enough.
 
@@ -129,14 +130,13 @@ def stability_information(
       Achille, Paolini & Soatto, arXiv:1905.12213v5, Prop. 2.9 (Brunel & Nadal 1998), with Σ for
       βF^-1. As printed, β (2πe)^k (slip: β needs the power too, and it is d, not dim w).
     """
-    for name, value in (("beta", beta), ("rtol", rtol), ("tolerance", tolerance)):
+    for name, value in (("beta", beta), ("rtol", rtol), ("noise_scale", noise_scale)):
         checks.positive(name, value)
-    checks.positive("noise_scale", noise_scale)
+    checks.scalar("beta", beta)
+    penalised.require_tolerance(tolerance)
     checks.key("key", key)
     checks.at_least("num_matvecs", num_matvecs, 1)
     checks.at_least("max_solves", max_solves, 1)
-    if np.ndim(beta) != 0:
-        raise ValueError(f"beta must be a scalar, got shape {np.shape(beta)}")
     require_isotropic(prior)
     for leaf in jax.tree.leaves(data):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
@@ -152,59 +152,62 @@ def stability_information(
     shift = jnp.asarray(beta, F.dtype)
     sketching, searching = jax.random.split(key)
     smallest = beta + _smallest(H, searching, num_matvecs)
-    if smallest <= 0:
-        raise ValueError(
-            "the curvature H + βΛ^-1 must be positive definite at params, got the eigenvalue "
-            f"{smallest:.3g} (in units of the prior, β = {beta:g}): they are no minimum of the "
-            "penalised loss. Train on, take a narrower prior or a larger beta, or curvature=iw.ggn"
-        )
-    gradient = penalised_gradient(here, params, prior, scales, shift, batch_size)
+    penalised.require_minimum(smallest, beta)
+    _, pull, moved = penalised.loss_and_pulls(here, params, prior, batch_size)
+    gradient = (pull + shift * moved).astype(F.dtype)
+    gradient_norm = float(jnp.linalg.norm(gradient))
     checks.finite("the gradient at params", gradient)
     forces = _forces(task, params, scales, data, perturb, batch_size).astype(F.dtype)
     inverse = SketchedInverse(*sketch(F, sketching, min(num_matvecs, F.size)), shift)
-    options = {"rtol": rtol, "max_solves": max_solves}
-    moved, residual = _in_chunks(
-        lambda rows: solve(H, rows, inverse, **options), jnp.concatenate([-forces, -gradient[None]])
+    solutions = [
+        solve(H, rows, inverse, rtol=rtol, max_solves=max_solves)
+        for rows in _chunks(jnp.concatenate([-forces, -gradient[None]]))
+    ]
+    count = len(forces) + 1
+    motions, left = (
+        jnp.concatenate([getattr(s, name) for s in solutions])[:count]
+        for name in ("rows", "residual")
     )
-    if not residual <= 10 * rtol:
-        raise RuntimeError(
-            f"the solves ended at a relative residual of {residual:.2g}, beyond rtol={rtol}; give "
-            "the preconditioner more products (num_matvecs) or the solves more steps (max_solves)"
-        )
-    weighted, _ = _in_chunks(lambda rows: (F.flat_block(rows) + shift * rows, 0.0), moved)
-    gram = np.asarray(krylov.dot(moved, weighted.T), np.float64) / beta
-    metric, off_minimum = (gram + gram.T)[:-1, :-1] / 2, float(gram[-1, -1]) / 2
-    if off_minimum > tolerance:
-        warnings.warn(
-            f"params are {off_minimum:.3g} nats away from a minimum (gradient norm "
-            f"{jnp.linalg.norm(gradient):.3g} in units of the prior), beyond tolerance="
-            f"{tolerance}: dw*/dD is that of a minimum; train on, with the prior's penalty",
-            stacklevel=2,
-        )
-    signal = np.linalg.eigvalsh(deviation[:, None] * metric * deviation)
-    floor = (
-        len(signal) * np.finfo(F.dtype).eps * signal.max()
-    )  # rounding; below it nothing is known
+    bent = jnp.concatenate([F.flat_block(rows) for rows in _chunks(motions)])[:count]
+    gram, error = (  # in units of the code, (d + 1, d + 1): A'Σ^-1A, and that of A's own error
+        np.asarray(x + x.T, np.float64) / (2 * beta)
+        for x in (krylov.dot(motions, (bent + shift * motions).T), inverse.forms(left[None])[0])
+    )
+    metric, off_minimum = gram[:-1, :-1], float(gram[-1, -1]) / 2
+    penalised.warn(off_minimum, gradient_norm, tolerance, "dw*/dD is that of a minimum")
+    signal, axes = np.linalg.eigh(deviation[:, None] * metric * deviation)
+    turned = deviation[:, None] * axes
+    slack = np.sqrt(np.maximum(np.einsum("ji,jk,ki->i", turned, error[:-1, :-1], turned), 0))
+    # Rounding; below it nothing is known.
+    floor = len(signal) * np.finfo(F.dtype).eps * signal.max()
     known = np.where(signal > floor, signal, 0)
-    least = 0.5 * np.log1p(known).sum()
-    most = 0.5 * np.log1p(np.maximum(signal, floor)[-F.size :]).sum()  # the rank is n at most
+    least, value, most = (
+        0.5 * np.log1p(np.maximum(root, 0)[-F.size :] ** 2).sum()  # the rank is n at most
+        for root in (
+            np.sqrt(known) - slack,
+            np.sqrt(known),
+            np.sqrt(np.maximum(signal, floor)) + slack,
+        )
+    )
+    products = [2 * min(num_matvecs, F.size), 2 * len(forces) + 1, *(s.cost for s in solutions)]
     nats = trees.replace(
-        Estimate.exact(least, 2 * num_matvecs + len(moved)),
+        Estimate.exact(value, sum(map(int, products))),
+        bracket_lower=least,
         bracket_upper=most,
         converged=(most - least) / 2 <= measure.OPEN * most,
     )
     with np.errstate(divide="ignore"):
         asymptotic = float(0.5 * np.log(known).sum())
-    motion = jax.tree.map(jnp.multiply, scales, F.unflatten(moved[:-1]))
+    motion = jax.tree.map(jnp.multiply, scales, F.unflatten(motions[:-1]))
     return StabilityInformation(
         nats=nats,
         asymptotic=asymptotic,
         metric=metric,
         sensitivity=motion,
-        gradient_norm=float(jnp.linalg.norm(gradient)),
+        gradient_norm=gradient_norm,
         off_minimum=off_minimum,
         smallest=smallest,
-        residual=residual,
+        residual=max(float(s.worst) for s in solutions),
         noise_scale=noise_scale,
         prior=prior,
         beta=beta,
@@ -238,11 +241,8 @@ def _forces(
     return jax.lax.map(push, axes, batch_size=min(_ROWS, flat.size))
 
 
-def _in_chunks(
-    function: Callable[[jax.Array], tuple[jax.Array, Any]], rows: jax.Array
-) -> tuple[jax.Array, float]:
-    """`function` on at most so many rows at a time, the last ones padded with zeros; the worst."""
+def _chunks(rows: jax.Array) -> list[jax.Array]:
+    """At most so many rows at a time, the last ones padded with zeros."""
     width = min(_ROWS, len(rows))
     padded = jnp.pad(rows, ((0, -len(rows) % width), (0, 0)))
-    parts, worst = zip(*map(function, jnp.split(padded, len(padded) // width)), strict=True)
-    return jnp.concatenate(parts)[: len(rows)], max(map(float, worst))
+    return jnp.split(padded, len(padded) // width)

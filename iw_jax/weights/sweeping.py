@@ -74,6 +74,7 @@ def make_sweep(
     betas: Any,
     optimizer: optax.GradientTransformation,
     num_steps: int,
+    codes: Any = None,
     targets: Any = None,
     weights: Any = None,
     batch_size: int | None = None,
@@ -113,8 +114,8 @@ def make_sweep(
     target_sets = max(targets.shape[0], weights.shape[0])
     cells = target_sets * betas.size
 
-    codes, priors = jax.vmap(init)(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys))
-    code, prior = jax.tree.map(lambda x: x[0], (codes, priors))
+    first, priors = jax.vmap(init)(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys))
+    code, prior = jax.tree.map(lambda x: x[0], (first, priors))
     _check_members(task, code, prior, targets, weights, learn_prior)
 
     problem = Sweep(
@@ -133,7 +134,7 @@ def make_sweep(
         learn_prior=learn_prior,
         exchange=exchange and betas.size > 1,
     )
-    return problem, initial_state(problem, keys, codes)
+    return problem, initial_state(problem, keys, _over_all(codes, first, cells, betas.size))
 
 
 def sweep(
@@ -144,6 +145,7 @@ def sweep(
     betas: Any,
     optimizer: optax.GradientTransformation,
     num_steps: int,
+    codes: Any = None,
     targets: Any = None,
     weights: Any = None,
     batch_size: int | None = None,
@@ -165,6 +167,8 @@ def sweep(
       optimizer: optax transformation. It sees the gradient of C_β/N in units of the prior, so
         Adam with a rate of about 0.02, decayed to 0, suits most networks.
       num_steps: optimiser steps of every member.
+      codes: a code with leaves (T, B, S, ...), what every member starts from instead of the code of
+        `init`; that of an earlier `SweepResult`, say, or one made of it.
       targets: (T, S, N, ...) or (T, N, ...) instead of the task's (random labels, say).
       weights: (T, S, N) or (T, N) instead of the task's example weights. The inputs are shared, so
         the network still sees masked ones: its outputs and gradients there must be finite.
@@ -196,6 +200,7 @@ def sweep(
         betas=betas,
         optimizer=optimizer,
         num_steps=num_steps,
+        codes=codes,
         targets=targets,
         weights=weights,
         batch_size=batch_size,
@@ -331,6 +336,16 @@ def _over_cells(array: np.ndarray, target_sets: int, num_betas: int) -> jax.Arra
     """(T or 1, S, N, ...) -> (C, S, N, ...), betas fastest."""
     full = np.broadcast_to(array, (target_sets, *array.shape[1:]))
     return jnp.asarray(np.repeat(full, num_betas, axis=0))
+
+
+def _over_all(codes: Any, first: Code, cells: int, num_betas: int) -> Code:
+    """`codes`, leaves (T, B, S, ...), as (C, S, ...); else the first code of every seed, (1, S)."""
+    if codes is None:
+        return jax.tree.map(lambda x: x[None], first)
+    over = cells // num_betas, num_betas
+    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*over, *x.shape), x.dtype), first)
+    checks.same_structure("codes", codes, "the code of init, one for each member", expected)
+    return jax.tree.map(lambda x: jnp.reshape(x, (cells, *x.shape[2:])), codes)
 
 
 def _check_members(

@@ -66,6 +66,29 @@ def test_shapes_that_do_not_fit_are_named():
         iw.probe_information(KEY, **good, entropy=0.7, num_classes=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ((np.full((4, 2, 3), np.nan), None), ValueError, "activations of held_out must be finite"),
+        ((None, np.full((4, 2), 2)), ValueError, "held_out must lie from 0 to 1, got 2 to 2"),
+        ((None, np.full((4, 2), -1)), ValueError, "held_out must lie from 0 to 1, got -1 to -1"),
+        ((None, np.zeros((4, 2))), TypeError, "labels of held_out must be integers, got float"),
+    ],
+)
+def test_activations_and_labels_that_say_nothing_are_named(changes, error, message):
+    good = np.zeros((4, 2, 3)), np.zeros((4, 2), int)
+    bad = [g if c is None else c for g, c in zip(good, changes, strict=True)]
+    given = {**dict.fromkeys(SIZES, good), "held_out": tuple(bad)}
+    with pytest.raises(error, match=message):
+        iw.probe_information(KEY, **given, entropy=0.7, num_classes=2)
+
+
+def test_numpy_arrays_are_taken():
+    given = {name: (np.zeros((4, 2, 3)), np.zeros((4, 2), int)) for name in SIZES}
+    measure = functools.partial(iw.probe_information, KEY, **given, entropy=0.7, num_classes=2)
+    assert jax.eval_shape(measure).value.shape == ()
+
+
 def test_every_input_sees_weights_of_its_own():
     """z = W x + b under independent Gaussian weights: N(M x + m, Σ x² S² + s²), apart per input."""
     mean = {"kernel": jnp.array([[1.0, -2.0], [0.5, 0.0]]), "bias": jnp.array([0.0, 1.0])}

@@ -101,6 +101,7 @@ def test_empty_rows_are_no_directions():
     np.testing.assert_allclose(measure.trace().interval(), 180, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_deeper_for_large_c_and_more_probes_for_small():
     A = operator(NETWORK_LIKE)
     small, large = (spectral_measure(A, key=KEY, num_matvecs=120, c=c) for c in (1e-2, 1e4))

@@ -71,6 +71,7 @@ def test_exact_traces_of_nan_are_not_converged():
     assert not jax.jit(lambda A: iw.diagonal(A, key=KEY, num_matvecs=10))(A).converged.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 8])
 def test_a_head_that_is_everything_leaves_nothing_to_probe(size):
     A = Operator(_product, jnp.diag(jnp.arange(1.0, size + 1)), like=jnp.zeros(size))

@@ -137,6 +137,7 @@ def test_few_weights_and_few_rows_are_exact():
 # ---------------------------------------------------------------------------------- error bars
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_unbiased_and_its_interval_covers(method):
     for spectrum in (SPECTRA["power law"], SPECTRA["low rank"]):
@@ -202,6 +203,7 @@ def test_the_value_of_hutchinson_has_a_gradient():
     assert jax.grad(value)(0.0) == pytest.approx(value(1.0))
 
 
+@pytest.mark.slow
 def test_auto_takes_nystrom_only_where_a_root_proves_it_right():
     task = Task(mlp, Categorical(), *map(jnp.asarray, classification(0, num_examples=20)))
     weights = mlp_weights(0, width=6)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import beta_by_samples, beta_sweep, corruption
+from experiments import beta_by_samples, beta_sweep, corruption, gibbs_limit
 from experiments.common import command
 from experiments.common.config import TrainingConfig
 
@@ -59,6 +59,19 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("certificates", ["--draws-delta", "0.99"], "delta + draws_delta must be below 1"),
         ("certificates", ["--prior-part", "0.9999"], "prior_part must leave examples"),
         ("certificates", ["--side", "0"], "side must be an integer of at least 1, got 0"),
+        ("generalization", ["--widths"], "widths must be positive and finite, got ()"),
+        ("generalization", ["--noises"], "noises must be at least one in [0, 1), got ()"),
+        ("generalization", ["--num-test", "-5"], "num_test must be 0 or at least 2, got -5"),
+        ("generalization", ["--num-seeds", "1"], "num_seeds must be an integer of at least 2, got"),
+        ("gibbs_limit", ["--codes"], "codes must be at least one of isotropic, diagonal,"),
+        ("gibbs_limit", ["--num-chains", "3"], "num_chains must be an integer of at least 4, got"),
+        ("gibbs_limit", ["--num-held", "0"], "num_held must be an integer of at least 4, got 0"),
+        ("sample_information", ["--beta", "-1"], "beta must be positive and finite, got -1.0"),
+        ("sample_information", ["--wrong", "1"], "wrong must lie between 0 and 1, got 1.0"),
+        ("sample_information", ["--wrong", "1e-4"], "wrong must leave num_retrained/2 = 10"),
+        ("sample_information", ["--num-retrained", "1"], "num_retrained must be an integer of at"),
+        ("sample_information", ["--polish-steps", "-3"], "polish_steps must be an integer of at"),
+        ("sample_information", ["--dataset", "points"], "dataset must be one of digits, cifar10,"),
         ("corruption", ["--fractions", "0.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "0", "1.5"], "fractions must be at least two increasing"),
         ("corruption", ["--fractions", "nan", "1"], "fractions must be at least two increasing"),
@@ -66,6 +79,9 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
         ("beta_by_samples", ["--numbers", "90"], "numbers must be at least two"),
         ("beta_by_samples", ["--betas", "1"], "betas must be at least two"),
         ("beta_by_samples", ["--numbers", "90", "2000"], "1 .. 1437"),
+        ("batch_size", ["--batches", "20", "200"], "batches must be at most 100, the number of ex"),
+        ("class_count", ["--num-examples", "3"], "num_examples must be so large that all 10 cl"),
+        ("sgd_pairs", ["--num-examples", "0"], "num_examples must be at least 1, got 0"),
         ("bias_variance", ["--factors", "1"], "factors must be at least two, positive and"),
         ("bias_variance", ["--factors", "1", "0.5"], "factors must be at least two, positive"),
         ("bias_variance", ["--corrupted-fraction", "2"], "corrupted_fraction must be in [0, 1]"),
@@ -98,6 +114,11 @@ def test_a_config_made_in_python_is_checked_too(module):
         module.Config(code="dense")
     with pytest.raises(ValueError, match="prior must be one of"):
         module.Config(prior="wide")
+
+
+def test_a_list_made_in_python_is_checked_too():
+    with pytest.raises(ValueError, match="codes must be at least one of isotropic"):
+        gibbs_limit.Config(codes=("foo",))
 
 
 def test_the_common_config_stands_alone():

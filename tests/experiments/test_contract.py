@@ -16,19 +16,10 @@ from experiments.common.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
-# Of experiments that share all but their settings (the sweep; SGD side by side) one quick run a
-# suite is enough.
-ALIKE = (
-    "batch_size",
-    "beta_by_samples",
-    "bias_variance",
-    "class_count",
-    "corruption",
-    "nuisances",
-    "sgd_pairs",
-    "task_complexity",
-)
-RUN = [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in NAMES]
+# The others' quick runs are slow tests: they share all but their settings with one of these, or
+# compile for as long as the tests of the library that they call.
+QUICK = ("beta_sweep", "zigzag")
+RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.
 MAY_BE_NAN = ("fisher_",)

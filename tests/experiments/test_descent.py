@@ -7,7 +7,7 @@ import pytest
 
 import iw_jax as iw
 from experiments.common import descent, points
-from iw_jax import nets
+from iw_jax import data, nets
 from iw_jax.curvature import dense
 
 NETWORK = nets.mlp(4, widths=(3,), activation="tanh")
@@ -16,12 +16,13 @@ TARGETS = np.arange(12, dtype=np.int32) % 3
 SCALES = (0.5, 2.0)
 
 
-def pool_of(outputs):
-    return descent.pool(NETWORK, INPUTS, TARGETS, outputs)
+def pool_of(targets=TARGETS):
+    dataset = data.Dataset("ours", INPUTS, targets, INPUTS[:0], targets[:0], num_classes=4)
+    return descent.pool(NETWORK, dataset)
 
 
-def family_of(examples, count):
-    return descent.family(jax.random.key(1), NETWORK, jnp.asarray(INPUTS), examples, count)
+def family_of(examples, counts, outputs=True):
+    return descent.family(jax.random.key(1), NETWORK, pool_of(), examples, counts, outputs)
 
 
 def descended(task, members, first, last, *, parts=1, horizon=np.inf, pull=0.0):
@@ -29,19 +30,18 @@ def descended(task, members, first, last, *, parts=1, horizon=np.inf, pull=0.0):
     return descent.descend(task, members, first, last, micro=3, **settings)
 
 
-def columns(task, params, weights):
+def columns(task, params):
     return descent.fisher_columns(
-        task, params, weights, prior_scales=SCALES, key=jax.random.key(2), num_matvecs=100
+        task, params, prior_scales=SCALES, key=jax.random.key(2), num_matvecs=100
     )
 
 
 def test_a_step_is_the_mean_gradient_and_the_pull():
     """With a single example every batch is known, whatever was drawn."""
-    task = pool_of([True] * 4)
     members = family_of(np.full((2, 12), 7), 1)
     members = dataclasses.replace(members, start=jax.tree.map(lambda w: w + 1, members.params))
     for parts in (1, 3):
-        received = descended(task, members, 0, 1, parts=parts, pull=0.5)
+        received = descended(pool_of(), members, 0, 1, parts=parts, pull=0.5)
         for s in range(2):
             params = jax.tree.map(lambda w, s=s: w[s], members.params)
             one = iw.Task(NETWORK.apply_fn, iw.Categorical(), INPUTS[7:8], TARGETS[7:8])
@@ -52,29 +52,48 @@ def test_a_step_is_the_mean_gradient_and_the_pull():
 
 
 def test_a_descent_in_two_pieces_is_one_descent_and_the_rate_ends_at_zero():
-    task, members = pool_of([True] * 4), family_of(np.tile(np.arange(12), (2, 1)), 12)
-    whole = descended(task, members, 0, 10, horizon=10.0)
-    half = descended(task, members, 0, 4, horizon=10.0)
-    half = descended(task, half, 4, 10, horizon=10.0)
-    later = descended(task, whole, 10, 20, horizon=10.0)
+    members = family_of(np.tile(np.arange(12), (2, 1)), 12)
+    whole = descended(pool_of(), members, 0, 10, horizon=10.0)
+    half = descended(pool_of(), members, 0, 4, horizon=10.0)
+    half = descended(pool_of(), half, 4, 10, horizon=10.0)
+    later = descended(pool_of(), whole, 10, 20, horizon=10.0)
     for other in (half, later):
         jax.tree.map(np.testing.assert_array_equal, whole.params, other.params)
 
 
 def test_only_the_first_examples_are_drawn():
-    task, members = pool_of([True] * 4), family_of(np.tile(np.arange(12), (2, 1)), 5)
-    np.testing.assert_array_equal(members.weights(0, 12), [1] * 5 + [0] * 7)
-    spoiled = np.where(np.arange(12) < 5, TARGETS, 3).astype(np.int32)
-    other = descent.pool(NETWORK, INPUTS, spoiled, [True] * 4)
-    runs = (descended(t, members, 0, 8).params for t in (task, other))
-    jax.tree.map(np.testing.assert_array_equal, *runs)
+    members = family_of(np.tile(np.arange(12), (2, 1)), [5, 7])
+    for member, count in enumerate((5, 7)):
+        expected = np.arange(12) < count
+        np.testing.assert_array_equal(members.task(member, pool_of()).weights, expected)
+    spoiled = [np.where(np.arange(12) < n, TARGETS, 3).astype(np.int32) for n in (5, 7)]
+    received = descended(pool_of(), members, 0, 8)
+    for member, targets in enumerate(spoiled):
+        other = descended(pool_of(targets), members, 0, 8).member(member)
+        jax.tree.map(np.testing.assert_array_equal, received.member(member).params, other.params)
+
+
+def test_each_member_has_outputs_of_its_own():
+    """Softmax over fewer outputs: an absent one is never learned about, the others as without."""
+    outputs = np.array([[True, True, True, False], [False, True, True, True]])
+    everybody = np.tile(np.arange(12)[TARGETS > 0], (2, 1))
+    members = family_of(everybody, everybody.shape[1], outputs)
+    received = descended(pool_of(), members, 0, 8)
+    for member, present in enumerate(outputs):
+        alone = descended(pool_of(), family_of(everybody, everybody.shape[1], present), 0, 8)
+        own, same = received.member(member), alone.member(member)
+        jax.tree.map(np.testing.assert_array_equal, own.params, same.params)
+        moved = own.params["Dense_1"]["kernel"] - own.start["Dense_1"]["kernel"]
+        np.testing.assert_array_equal(np.any(moved != 0, axis=0), present)
 
 
 def test_an_absent_output_is_no_output():
     """A network whose fourth output is absent has the Fisher of the network without it."""
     params = NETWORK.init(jax.random.key(3), jnp.asarray(INPUTS))
     weights = np.float32([2, 0] + [1] * 10)
-    received = columns(pool_of([True] * 3 + [False]), params, weights)
+    examples = np.repeat(np.arange(12), weights.astype(int))[None]
+    members = family_of(examples, 12, [True] * 3 + [False])
+    received = columns(members.task(0, pool_of()), params)
     last = {"kernel": params["Dense_1"]["kernel"][:, :3], "bias": params["Dense_1"]["bias"][:3]}
     small = nets.mlp(3, widths=(3,), activation="tanh")
     task = iw.Task(small.apply_fn, iw.Categorical(), INPUTS, TARGETS, weights)
@@ -89,9 +108,8 @@ def test_an_absent_output_is_no_output():
 
 def test_the_matched_trace_does_not_see_the_scale_of_the_logits():
     params = NETWORK.init(jax.random.key(4), jnp.asarray(INPUTS))
-    task, weights = pool_of([True] * 4), np.ones(12, np.float32)
     saturated = descent.with_logits_divided(params, 1 / 20)
-    before, after = (columns(task, p, weights) for p in (params, saturated))
+    before, after = (columns(pool_of(), p) for p in (params, saturated))
     assert after["trace_per_label"] != pytest.approx(before["trace_per_label"], rel=0.2)
     np.testing.assert_allclose(after["temperature"], 20 * before["temperature"], rtol=1e-4)
     np.testing.assert_allclose(
@@ -111,7 +129,7 @@ def test_the_matched_temperature_halves_the_entropy():
 
 def test_bounds_of_the_trace_hold_and_a_wrong_number_is_found():
     params = NETWORK.init(jax.random.key(5), jnp.asarray(INPUTS))
-    row = columns(pool_of([True] * 4), params, np.ones(12, np.float32))
+    row = columns(pool_of(), params)
     assert all(check.passed for check in descent.check_logdets([row], SCALES))
     name = descent.half_logdet(SCALES[0])
     wrong = {n: v * 100 if n.startswith(name) else v for n, v in row.items()}

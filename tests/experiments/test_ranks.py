@@ -57,3 +57,19 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     value, error = ranks.jackknife(lambda keep: np.array(x[keep].mean()), np.arange(12))
     np.testing.assert_allclose(value, x.mean())
     np.testing.assert_allclose(error, x.std(ddof=1) / np.sqrt(12))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rho_of_the_sample_is_scipys(ties):
+    x, y = RNG.normal(size=(2, 50))
+    if ties:
+        x, y = np.round(x), np.round(2 * y)
+    received = ranks.spearman(x, y, seed=0, num_draws=10)
+    np.testing.assert_allclose(received[0], stats.spearmanr(x, y).statistic, rtol=1e-12)
+
+
+def test_resamples_of_rho_spread_as_its_standard_error():
+    x = RNG.normal(size=400)
+    draws = ranks.spearman(x, RNG.normal(size=400), seed=0)[1:]
+    assert draws.std() == pytest.approx(1 / np.sqrt(399), rel=0.1)  # exact where nothing is shared
+    np.testing.assert_array_equal(ranks.spearman(x, np.exp(x), seed=0), 1)

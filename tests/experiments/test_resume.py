@@ -182,6 +182,7 @@ def truncate(folder):
             os.truncate(file, file.stat().st_size // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("save_every_round")
 def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, monkeypatch):
     config = dataclasses.replace(
@@ -208,6 +209,7 @@ def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, 
     assert table(tmp_path, "curvature") == expected
 
 
+@pytest.mark.slow
 def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
     """The real thing, in processes of their own; the moment is printed where the test fails."""
     moment = random.Random(os.urandom(4)).uniform(0, 1.0)

@@ -11,6 +11,8 @@ from iw_jax import trees
 from iw_jax.curvature import growing
 from tests import oracles
 
+# Weights here are no minima, by choice: the numbers are right for the Q around them.
+pytestmark = pytest.mark.filterwarnings("ignore:params are:UserWarning")
 KEY = jax.random.key(0)
 BETA = 0.7
 LIKE = {"a": jnp.zeros((10, 20)), "b": jnp.zeros(100)}
@@ -59,6 +61,11 @@ def test_the_best_scale_of_a_spectrum_at_hand_is_that_of_the_weights(trained):
     np.testing.assert_allclose(found, prior.scale, rtol=1e-6)
     with pytest.raises(ValueError, match="squared_distance must be positive and finite, got 0"):
         iw.best_scale(measure, 0.0)
+    with pytest.raises(ValueError, match="beta must be a scalar"):
+        iw.best_scale(measure, 1.0, beta=[1.0, 2.0])
+    for square in (1e-300, 1e30):
+        with pytest.raises(ValueError, match=r"the best scale must lie between e\^-30 and e\^30"):
+            iw.best_scale(measure, square)
 
 
 def test_a_scale_for_each_layer_minimises_the_lagrangian(trained):
@@ -143,6 +150,7 @@ def test_unscaled_contributions_sum_to_the_gauss_rule(trained):
     np.testing.assert_allclose(sum(t.value for t in traces.values()), whole, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_finished_state_that_was_stored_gives_the_same_tensors(trained):
     task, params, _ = trained
     settings = {"beta": 1.0, "key": KEY, "num_matvecs": 12, "by_tensor": True}
@@ -181,6 +189,7 @@ def test_magnitudes_are_attributed_where_they_count(trained):
         start += leaf.size
 
 
+@pytest.mark.slow
 def test_contributions_are_unbiased_where_products_are_few():
     """Haar eigenvectors, 300 weights in two tensors, 120 products: the mean over keys is right."""
     Q = oracles.haar_orthogonal(3, 300)
@@ -216,6 +225,7 @@ def _matrix_product(v, matrix):
     ("changes", "error", "message"),
     [
         ({"beta": -1.0}, ValueError, "beta must be positive and finite"),
+        ({"beta": [1.0, 2.0]}, ValueError, r"beta must be a scalar, got shape \(2,\)"),
         ({"rtol": 0.0}, ValueError, "rtol must be positive and finite"),
         ({"key": 0}, TypeError, "key must be a typed random key"),
         ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),

@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from iw_jax.likelihoods import Categorical, GaussianLikelihood
 from iw_jax.task import Task, nll
 from iw_jax.weights.fisher import fisher_iw
 
+# Weights here are no minima, by choice: the numbers are right for the Q around them.
+pytestmark = pytest.mark.filterwarnings("ignore:params are:UserWarning")
 KEY = jax.random.key(0)
 NOISE = 0.5
 INPUTS = jax.random.normal(jax.random.key(1), (20, 4))
@@ -64,6 +68,32 @@ def test_is_the_kl_and_the_lagrangian_of_the_two_dense_gaussians(prior, scales, 
     np.testing.assert_allclose(received.loss + beta / 2 * gamma, expected_loss, rtol=1e-10)
     np.testing.assert_allclose(received.lagrangian.value, expected_loss + beta * kl, rtol=1e-10)
     assert received.nats.interval() == (received.nats.value, received.nats.value)
+    slope = DESIGN.T @ (DESIGN @ W - np.asarray(TARGETS)) / NOISE**2 + beta * (W - mean) / scales**2
+    np.testing.assert_allclose(received.gradient_norm, np.linalg.norm(scales * slope), rtol=1e-9)
+    off = slope @ np.linalg.solve(precision, slope) / (2 * beta**2)
+    assert received.off_minimum.bracket_lower <= off <= received.off_minimum.bracket_upper
+
+
+def test_away_from_the_minimum_the_lagrangian_is_higher_by_what_is_told():
+    prior, beta = IsotropicGaussian(2.0), 0.3
+    unflatten = jax.flatten_util.ravel_pytree(PARAMS)[1]
+    precision = HESSIAN + beta / 4 * np.eye(5)
+    best = np.linalg.solve(precision, DESIGN.T @ np.asarray(TARGETS)) / NOISE**2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        minimum = fisher_iw(TASK, unflatten(jnp.array(best)), prior, beta=beta, key=KEY)
+        moved = unflatten(jnp.array(best + 1.0))
+        fisher_iw(TASK, moved, prior, beta=beta, key=KEY, tolerance=np.inf)
+    assert minimum.gradient_norm < 1e-9
+    assert minimum.off_minimum.bracket_upper < 1e-20
+    with pytest.warns(UserWarning, match="nats away from a minimum"):
+        away = fisher_iw(TASK, moved, prior, beta=[1e3, beta], key=KEY)  # the worst is told
+    rise = (away.lagrangian.value[1] - minimum.lagrangian.value) / beta
+    off = away.off_minimum
+    assert off.bracket_lower[1] < rise < off.bracket_upper[1]
+    assert 0.1 * away.nats.value[1] < off.value[1]
+    compiled = jax.jit(lambda p: fisher_iw(TASK, p, prior, beta=beta, key=KEY).gradient_norm)
+    np.testing.assert_allclose(compiled(moved), away.gradient_norm[1], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("prior", "scales", "mean"), PRIORS.values(), ids=PRIORS)
@@ -106,6 +136,7 @@ def mlp_world(dtype=jnp.float64, hidden=30):
     return Task(mlp, Categorical(), inputs, targets), params
 
 
+@pytest.mark.slow
 def test_sampled_information_covers_the_dense_one_per_layer():
     task, params = mlp_world()
     prior = IsotropicGaussian({"first": 0.3, "last": 1.0})
@@ -166,6 +197,7 @@ def test_chunks_and_float32_change_nothing_that_matters():
     chunked = fisher_iw(task, params, prior, key=KEY, num_matvecs=400, batch_size=7)
     narrow = fisher_iw(*mlp_world(jnp.float32), prior, key=KEY, num_matvecs=400)
     np.testing.assert_allclose(chunked.nats.value, dense.nats.value, rtol=1e-9)
+    np.testing.assert_allclose(chunked.gradient_norm, dense.gradient_norm, rtol=1e-9)
     task32, params32 = mlp_world(jnp.float32)
     wide = jax.tree.map(lambda x: x.astype(jnp.float64), params32)
     task64 = Task(mlp, Categorical(), task32.inputs.astype(jnp.float64), task32.targets)
@@ -200,6 +232,7 @@ def test_a_beta_that_is_no_price_is_named(beta):
         ({"prior": IsotropicGaussian({"a": 1.0})}, ValueError, "scale must be one value or a"),
         ({"prior": IsotropicGaussian(1.0, mean=jnp.zeros(5))}, ValueError, "prior's mean must"),
         ({"params": {"a": jnp.zeros(3)}}, ValueError, "params must fit apply_fn"),
+        ({"tolerance": 0.0}, ValueError, "tolerance must be positive, got 0.0"),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1"),
     ],
 )

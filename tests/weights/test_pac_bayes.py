@@ -181,6 +181,34 @@ def test_nats_are_clipped_and_no_more():
     np.testing.assert_allclose(received, [np.log(2), np.log1p(np.exp(-20)), np.log(1e3)], rtol=1e-6)
 
 
+class Laplace:
+    """A likelihood of a user's own: a density of scale 0.1."""
+
+    def nll(self, outputs, targets):
+        return jnp.abs(targets - outputs) / 0.1 + np.log(0.2)
+
+
+@pytest.mark.parametrize(
+    "likelihood", [iw.GaussianLikelihood(0.01), iw.GaussianLikelihood(1.0), Laplace()]
+)
+def test_a_density_has_no_bounded_loss(likelihood):
+    """It may exceed 1, here or elsewhere: of scale 0.01 it is e^3.7 where the data are met."""
+    task = iw.Task(lambda w, x: x * w, likelihood, jnp.ones(3), jnp.ones(3))
+    name = type(likelihood).__name__
+    with pytest.raises(ValueError, match=f"probabilities of discrete targets, got {name}"):
+        iw.bounded_nll(task, 1.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_examples_that_do_not_count_once_have_no_certificate(weight):
+    weights = jnp.array([1.0, weight, 1.0])
+    logits = jnp.arange(6.0).reshape(3, 2)
+    labels = jnp.array([0, 1, 0])
+    task = iw.Task(lambda w, x: x * w, iw.Categorical(), logits, labels, weights)
+    with pytest.raises(ValueError, match="weights of the task must be 1 for a certificate, got"):
+        iw.bounded_nll(task, 1.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
@@ -200,6 +228,7 @@ def test_nats_are_clipped_and_no_more():
         ("quadratic", {"trade_off": 1.0}, "trade_off is l of 'thiemann'"),
         ("thiemann", {"trade_off": 2.0}, "trade_off must lie between 0 and 2"),
         ("seeger", {"num_draws": 10, "draws_delta": 1.5}, "draws_delta must lie between"),
+        ("seeger", {"num_draws": 10, "delta": 0.5, "draws_delta": 0.5}, "must sum to less than 1"),
         ("seeger", {"num_candidates": 0}, "num_candidates must be an integer"),
     ],
 )

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, special
 
 import iw_jax as iw
+from iw_jax import trees
 from iw_jax.task import take
 from tests import oracles
 
@@ -47,7 +48,8 @@ def test_regression_is_the_kl_to_the_code_that_was_fitted_without():
     gradient = -world.x * ((world.y - world.x @ mean) / world.noise**2)[:, None]
     plain = np.einsum("ij,jk,ik->i", gradient, cov / BETA, gradient) / (2 * BETA)
     np.testing.assert_allclose(found.influence.value, plain, rtol=1e-8)
-    assert found.off_minimum < 1e-20
+    assert found.off_minimum.value < 1e-20
+    assert found.gradient_norm < 1e-12
     assert (found.nats.converged & (found.nats.bracket_upper == found.nats.value)).all()
 
 
@@ -72,6 +74,7 @@ def test_the_functional_form_is_what_predictions_move_by():
     assert (sketched.bracket_lower <= sketched.bracket_upper).all()
     assert not np.isnan(sketched.bracket_upper).any()
     assert not sketched.converged.all()
+    assert sketched.cost == 3 + 24 + 2 * 12  # the sketch, what it leaves, both ends
 
 
 def test_on_the_training_inputs_and_without_a_prior_both_forms_are_one():
@@ -87,6 +90,7 @@ def test_on_the_training_inputs_and_without_a_prior_both_forms_are_one():
         on=world.task,
     )
     np.testing.assert_allclose(found.functional.value, found.nats.value, rtol=1e-5)
+    assert (found.nats.cost, found.functional.cost) == (4, 4 + 12)
 
 
 def test_without_a_prior_it_is_cooks_distance():
@@ -178,16 +182,73 @@ def test_leverages_sum_to_the_effective_dimension(softmax):
 def test_a_sketch_brackets_the_exact_influence(softmax):
     _, _, task, w, prior, exact = softmax
     widths = []
-    for products in (8, 16, 22):
+    for products in (8, 16, 20):
         found = iw.sample_information(
-            task, unflatten(w), prior, key=jax.random.key(1), num_matvecs=products
+            task, unflatten(w), prior, key=jax.random.key(5), num_matvecs=products
         )
-        for name in ("influence", "leverage"):
+        for name in ("nats", "influence", "covariance", "leverage"):
             estimate, truth = getattr(found, name), getattr(exact, name).value
             assert (estimate.bracket_lower <= truth * (1 + 1e-9)).all()
             assert (estimate.bracket_upper >= truth * (1 - 1e-9)).all()
         widths.append(np.mean(found.influence.bracket_upper - found.influence.bracket_lower))
     assert widths[0] > widths[1] > widths[2]
+
+
+def test_off_minimum_is_bracketed_and_only_its_lower_end_warns(softmax):
+    _, _, task, w, prior, exact = softmax
+    assert exact.off_minimum.bracket_upper < 1e-9
+    moved = w + np.random.default_rng(0).normal(size=w.size) / 20
+    gradient = np.asarray(penalised(moved, task)[1])
+    H = np.asarray(iw.curvature.to_dense(iw.ggn(task, unflatten(moved)))) + np.eye(w.size) / 4
+    truth = gradient @ np.linalg.solve(H, gradient) / 2
+
+    def found(products, tolerance):
+        return iw.sample_information(
+            task, unflatten(moved), prior, key=KEY, num_matvecs=products, tolerance=tolerance
+        )
+
+    off = found(8, 0.9 * truth).off_minimum  # its lower end is less than that, and no warning
+    assert off.bracket_lower < truth < off.bracket_upper
+    with pytest.warns(UserWarning, match=f"{truth:.3g} nats away from a minimum"):
+        whole = found(28, 0.9 * truth)
+    np.testing.assert_allclose(whole.off_minimum.value, truth, rtol=1e-9)
+    np.testing.assert_allclose(whole.gradient_norm, 2 * np.linalg.norm(gradient), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_network_moves_by_its_hessian():
+    """The dense formula; and refits, which the GGN sees move too little."""
+    inputs, labels = oracles.classification(0, num_examples=30)
+    start, unravel = jax.flatten_util.ravel_pytree(oracles.mlp_weights(1))
+    task = iw.Task(oracles.mlp, iw.Categorical(), jnp.asarray(inputs), jnp.asarray(labels))
+
+    @jax.jit
+    @jax.value_and_grad
+    def objective(w, weights):
+        return iw.nll(trees.replace(task, weights=weights), unravel(w)) + w @ w / 2
+
+    def fit(w, weights):
+        options = {"jac": True, "method": "BFGS", "options": {"gtol": 1e-9}}
+        return optimize.minimize(objective, w, args=(weights,), **options).x
+
+    w = fit(start, jnp.ones(30))
+    options = {"prior": iw.IsotropicGaussian(1.0), "key": KEY, "num_matvecs": w.size}
+    by_ggn = iw.sample_information(task, unravel(w), **options).nats.value
+    by_hessian = iw.sample_information(task, unravel(w), curvature=iw.hessian, **options)
+    H = np.asarray(iw.curvature.to_dense(iw.hessian(task, unravel(w)))) + np.eye(w.size)
+    outputs = lambda w: oracles.mlp(unravel(w), jnp.asarray(inputs))  # noqa: E731
+    J, p = jax.jit(jax.jacrev(outputs))(w), special.softmax(outputs(w), axis=1)
+    metric = np.eye(3) * p[:, None] - p[:, :, None] * p[:, None]
+    own = np.einsum("iak,iab,ibl->ikl", J, metric, J)
+    slopes = np.einsum("ia,iak->ik", p - np.eye(3)[labels], J)
+    errors = []
+    for i in range(10):
+        move = np.linalg.solve(H - own[i], slopes[i])
+        np.testing.assert_allclose(by_hessian.nats.value[i], move @ H @ move / 2, rtol=1e-8)
+        moved = fit(w, jnp.ones(30).at[i].set(0)) - w
+        exact = [moved @ M @ moved / 2 for M in (H, own.sum(0) + np.eye(w.size))]
+        errors.append(np.log([by_hessian.nats.value[i] / exact[0], by_ggn[i] / exact[1]]))
+    assert np.abs(np.median(errors, 0)[0]) < 0.3 * np.abs(np.median(errors, 0)[1])
 
 
 def test_masked_examples_hold_nothing_and_double_ones_count_twice():
@@ -203,9 +264,8 @@ def test_masked_examples_hold_nothing_and_double_ones_count_twice():
             jnp.asarray(world.y),
             weights=jnp.asarray(weights, float),
         )
-        return iw.sample_information(
-            task, jnp.asarray(mean), prior, beta=BETA, key=KEY, num_matvecs=4
-        )
+        options = {"num_matvecs": 4, "tolerance": np.inf}  # the minimum is that of equal weights
+        return iw.sample_information(task, jnp.asarray(mean), prior, beta=BETA, key=KEY, **options)
 
     weights = np.ones(len(world.y))
     weights[3] = 0
@@ -257,6 +317,8 @@ def test_per_layer_priors_and_centres(dtype, rtol):
         ({"beta": np.ones(2)}, ValueError, "beta must be a scalar"),
         ({"key": 0}, TypeError, "key must be a typed random key"),
         ({"num_matvecs": 0}, ValueError, "num_matvecs must be"),
+        ({"curvature": iw.hessian, "num_matvecs": 3}, ValueError, "of at least 4, got 3"),
+        ({"tolerance": np.nan}, ValueError, "tolerance must be positive"),
         ({"prior": iw.LogUniform()}, TypeError, "prior must be an IsotropicGaussian"),
     ],
 )

@@ -120,6 +120,7 @@ def network():
     return task, fitted(task.inputs, start), unravel, fitted
 
 
+@pytest.mark.slow
 def test_a_network_moves_as_it_does_when_it_is_fitted_again(network):
     task, w, unravel, fitted = network
     direction = jax.random.normal(KEY, task.inputs.shape)
@@ -168,6 +169,7 @@ def test_a_sketch_and_solves_in_chunks_find_the_same(network):
     np.testing.assert_allclose(sketched.metric, exact.metric, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_rounding_hides_is_in_the_bracket():
     """Float32, one direction 1e-6 times weaker than the other: its nats are open, not made up."""
     strength = np.array([1.0, 1e-6], np.float32)
@@ -186,6 +188,24 @@ def test_what_rounding_hides_is_in_the_bracket():
     truth = 0.5 * np.log1p(strength.astype(float) ** 2 * 1e3**2 / (BETA * 1e-8)).sum()
     assert found.nats.bracket_lower < truth < found.nats.bracket_upper
     assert not found.nats.converged
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-5])
+def test_what_the_solves_leave_is_in_the_bracket(rtol):
+    """Ten weights of curvatures 1 to 1e10, three products for the preconditioner."""
+    rng = np.random.default_rng(0)
+    left, right = oracles.haar_orthogonal(1, 10), oracles.haar_orthogonal(2, 10)
+    x = 100 * (left * np.geomspace(1, 1e-5, 10)) @ right
+    world = oracles.LinearWorld(x, x @ rng.normal(size=10), noise=0.5)
+    damped = world.hessian + BETA * np.eye(10)
+    A = np.linalg.solve(damped, x.T / world.noise**2)
+    found = stability(world.task, jnp.array(A @ world.y), 1.0, num_matvecs=3, rtol=rtol)
+    truth = 0.5 * np.linalg.slogdet(np.eye(10) + NOISE**2 * A.T @ damped @ A / BETA)[1]
+    assert found.nats.bracket_lower < truth < found.nats.bracket_upper
+    assert abs(found.nats.value - truth) > 1e-10 * truth
+    assert found.nats.converged
+    steps = (found.nats.cost - 2 * 3 - 2 * 10 - 1) / 11 - 1  # of ten numbers and a Newton step
+    assert steps == int(steps) > 3
 
 
 def test_data_may_be_shifts_of_those_of_the_task():

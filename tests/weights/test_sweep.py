@@ -157,6 +157,14 @@ def saved_and_restored(state):
     return trees.replace(arrays, keys=jax.random.wrap_key_data(arrays.keys))
 
 
+def test_members_start_from_the_codes_they_are_given():
+    """With a step of no length they stay there, every member at its own."""
+    options = OPTIONS | dict(optimizer=optax.sgd(0.0), exchange=False)
+    again = iw.sweep(KEYS, WORLD.task, start, codes=swept().code, **options)
+    np.testing.assert_allclose(again.code.mean, swept().code.mean, rtol=1e-12)
+    np.testing.assert_allclose(again.code.scale, swept().code.scale, rtol=1e-12)
+
+
 def test_a_sweep_that_resumes_ends_bit_identically():
     problem, state = iw.make_sweep(KEYS, WORLD.task, start, **OPTIONS)
     for _ in range(problem.num_rounds):
@@ -425,6 +433,7 @@ LOG_NORMAL = iw.LogNormalNoise(SOFTMAX.mean, 0.1)
             TypeError,
             "learn_prior needs an IsotropicGaussian prior",
         ),
+        ({"codes": SOFTMAX}, ValueError, "codes must have the structure and shapes of the code of"),
         ({"init": lambda _: (SOFTMAX, iw.LogUniform())}, TypeError, "a prior of type LogUniform"),
         (
             {"init": lambda _: (iw.DiagonalGaussian(jnp.ones(2), 0.1), iw.IsotropicGaussian(1.0))},
