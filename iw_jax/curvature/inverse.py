@@ -38,6 +38,8 @@ class SketchedInverse:
         return jax.vmap(krylov.gram)(inside) + jax.vmap(krylov.gram)(outside)
 
     def _split(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if len(self.vectors) == rows.shape[-1]:  # they span everything
+            return krylov.dot(rows, self.vectors.T), jnp.zeros_like(rows)
         inside, outside = jnp.zeros((), rows.dtype), rows
         for _ in range(2):  # what one pass leaves inside is rounding, which 1/shift would magnify
             part = krylov.dot(outside, self.vectors.T)

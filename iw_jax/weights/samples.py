@@ -33,7 +33,7 @@ from iw_jax import checks, trees
 from iw_jax.codes.gaussian import IsotropicGaussian, require_isotropic
 from iw_jax.curvature import measure
 from iw_jax.curvature.curvatures import ggn
-from iw_jax.curvature.dense import to_dense
+from iw_jax.curvature.dense import require_finite, to_dense
 from iw_jax.curvature.inverse import SketchedInverse
 from iw_jax.curvature.nystrom import RESIDUAL_PRODUCTS, residual_norm, sketch
 from iw_jax.curvature.operators import Operator, require_root
@@ -191,14 +191,14 @@ def _inverses(
     """H̃^-1 by the larger end of H̃, then the smaller one; one where exact. Products."""
     if H.root is None:  # it may be negative, which no sketch of few products can tell
         checks.at_least("num_matvecs, with a curvature that may be negative,", num_matvecs, H.size)
-        spectrum, axes = np.linalg.eigh(np.asarray(to_dense(H), np.float64))
+    if num_matvecs >= H.size:
+        matrix = np.asarray(require_finite(to_dense(H)), np.float64)
+        spectrum, axes = np.linalg.eigh((matrix + matrix.T) / 2)
         penalised.require_minimum(beta + spectrum[0], beta)
         vectors, values = (jnp.asarray(x, H.dtype) for x in (axes.T, spectrum))
         return [SketchedInverse(vectors, values, beta)], H.size
     sketching, testing = jax.random.split(key)
-    vectors, values = sketch(H, sketching, min(num_matvecs, H.size))
-    if num_matvecs >= H.size:
-        return [SketchedInverse(vectors, values, beta)], H.size
+    vectors, values = sketch(H, sketching, num_matvecs)
     rest = residual_norm(H, testing, vectors, values)
     ends = [SketchedInverse(vectors, values, beta + rho) for rho in (rest, 0.0)]
     return ends, num_matvecs + RESIDUAL_PRODUCTS
