@@ -222,7 +222,8 @@ def edges(rows: Rows, task: dict[str, str], part: float = 0.5) -> np.ndarray:
 
 def edge_width(rows: Rows, task: dict[str, str]) -> np.ndarray:
     """Decades of β from a quarter to three quarters of the way, the least and the most, (2, S)."""
-    quarter, three = (np.log10(edges(rows, task, part)) for part in (0.25, 0.75))
+    with np.errstate(divide="ignore"):  # β = 0: not learned at any β of the table
+        quarter, three = (np.log10(edges(rows, task, part)) for part in (0.25, 0.75))
     return np.stack([np.maximum(three[0] - quarter[1], 0), three[1] - quarter[0]])
 
 
@@ -283,7 +284,7 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
 
 
 def _ends(between: np.ndarray) -> list[float | None]:
-    """The lowest lower and the highest upper end, from (2, S); None where a seed has none."""
+    """The lowest lower and the highest upper end, from (2, S); None for infinity."""
     return [tables.rounded(between[0].min()), tables.rounded(between[1].max())]
 
 
@@ -336,8 +337,7 @@ def _check_order(rows: Rows, pairs: list[tuple[dict[str, str], dict[str, str]]])
         "; ".join(
             f"{task['dataset']} {task['labels']} by {random:g}, {twin['labels']} from {true:g} on"
             for (task, twin), (random, true) in zip(pairs, ends, strict=True)
-        )
-        + " (nan: no edge between the first and the last beta)",
+        ),
     )
 
 

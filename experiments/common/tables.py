@@ -35,24 +35,27 @@ def edge(
       part: of the way, where it is not half.
 
     Returns:
-      The last β below that level and the first one not below; nan if the loss starts there or never
-      gets there.
+      The last β below that level, 0 if none is, and the first one not below, inf if none is; nan
+      for a loss that is nan.
     """
-    above = np.flatnonzero(loss >= (1 - part) * loss.min() + part * chance)
-    if not above.size or above[0] == 0:
-        return float("nan"), float("nan")
-    return float(beta[above[0] - 1]), float(beta[above[0]])
+    level = (1 - part) * loss.min() + part * chance
+    if np.isnan(level):
+        return np.nan, np.nan
+    above = np.flatnonzero(loss >= level)
+    first = int(above[0]) if above.size else len(beta)
+    ends = 0.0, *map(float, beta), np.inf
+    return ends[first], ends[first + 1]
 
 
 def critical_beta(beta: np.ndarray, loss: np.ndarray, chance: float) -> float:
     """β at which the loss is half-way from its smallest value to chance, linear in log β.
 
-    Between the neighbours of `edge`, arguments as there; where the loss jumps, the place between
-    them is not known.
+    Between the neighbours of `edge`, arguments as there; nan if it is not between the first and the
+    last β. Where the loss jumps, the place between the neighbours is not known.
     """
     ends = edge(beta, loss, chance)
     values = loss[np.isin(beta, ends)]
-    if not values.size:
+    if len(values) < 2:
         return float("nan")
     level = (loss.min() + chance) / 2
     return float(np.exp(np.interp(level, values, np.log(ends))))

@@ -123,11 +123,18 @@ def test_the_critical_beta_is_interpolated_in_the_logarithm():
     assert tables.critical_beta(beta, loss, chance=2.0) == pytest.approx(10 ** (1 / 3))
 
 
-@pytest.mark.parametrize("loss", [[2.0, 2.0, 2.0], [0.0, 0.1, 0.2], [np.nan] * 3])
-def test_a_curve_without_a_crossing_has_no_critical_beta(loss):
+@pytest.mark.parametrize(
+    ("loss", "ends"),
+    [
+        ([2.0, 2.0, 2.0], (0.0, 0.1)),  # not learned at any β
+        ([0.0, 0.1, 0.2], (10.0, np.inf)),  # not given up at any
+        ([np.nan] * 3, (np.nan, np.nan)),
+    ],
+)
+def test_a_curve_without_a_crossing_has_no_critical_beta(loss, ends):
     beta, loss = np.array([0.1, 1, 10]), np.array(loss)
     assert np.isnan(tables.critical_beta(beta, loss, chance=2.0))
-    assert np.all(np.isnan(tables.edge(beta, loss, chance=2.0)))
+    np.testing.assert_array_equal(tables.edge(beta, loss, chance=2.0), ends)
 
 
 def test_an_edge_lies_between_neighbours_of_the_grid():
