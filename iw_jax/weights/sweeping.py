@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
-from iw_jax import checks, trees
+from iw_jax import checks, parallel, trees
 from iw_jax.codes import Code, IsotropicGaussian
 from iw_jax.task import Task
 from iw_jax.weights import lagrangian
 from iw_jax.weights.exchange import along_beta, evaluate, exchange_codes
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
-from iw_jax.weights.members import Sweep, SweepState, decode, initial_state, map_cells
+from iw_jax.weights.members import Sweep, SweepState, decode, hold_members, initial_state, map_cells
 from iw_jax.weights.training import minibatches, train
 
 # Codes change hands from this fraction of the steps on. Before, the smallest β, which fits fastest,
@@ -83,6 +84,7 @@ def make_sweep(
     member_batch: int | None = None,
     exchange: bool = True,
     num_rounds: int = 20,
+    mesh: Mesh | None = None,
 ) -> tuple[Sweep, SweepState]:
     """Checks the arguments of `sweep` and lays out its members; nothing is trained yet.
 
@@ -107,11 +109,16 @@ def make_sweep(
             f"optimizer must be an optax transformation, got {type(optimizer).__name__}"
         )
 
+    if mesh is not None:
+        parallel.require_mesh(mesh)
+
     round_length = -(-num_steps // min(num_rounds, num_steps))
     seeds, count = keys.size, task.num_examples
     targets = _over_members("targets", targets, task.targets, seeds)
     weights = _over_members("weights", weights, task.weights, seeds)
     target_sets = max(targets.shape[0], weights.shape[0])
+    over_seeds, fill = _deal(mesh, target_sets, betas.size, seeds)
+    betas = jnp.concatenate([betas, jnp.repeat(betas[-1], fill)])
     cells = target_sets * betas.size
 
     first, priors = jax.vmap(init)(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys))
@@ -133,8 +140,14 @@ def make_sweep(
         member_batch=None if member_batch is None or member_batch >= cells else member_batch,
         learn_prior=learn_prior,
         exchange=exchange and betas.size > 1,
+        mesh=mesh,
+        over_seeds=over_seeds,
+        num_fill=fill,
     )
-    return problem, initial_state(problem, keys, _over_all(codes, first, cells, betas.size))
+    codes = _over_all(codes, first, target_sets, betas.size, fill)
+    if mesh is not None:
+        problem, keys, codes = _place(problem), parallel.put(mesh, keys), parallel.put(mesh, codes)
+    return problem, initial_state(problem, keys, codes)
 
 
 def sweep(
@@ -156,6 +169,7 @@ def sweep(
     num_rounds: int = 20,
     num_draws: int = 64,
     callback: Callable[[SweepState], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> SweepResult:
     """Minimises C_β = E_Q[L_D] + β KL(Q‖P) for every (targets, β, seed) in one program.
 
@@ -184,6 +198,8 @@ def sweep(
       num_rounds: rounds of steps; codes are exchanged and `callback` is called after each.
       num_draws: weight draws of the evaluation on all N examples at the end.
       callback: called with the state after each round.
+      mesh: from `iw.make_mesh`, to deal members out over its axis `sweep` and the examples of a
+        step over `data`; the numbers stay the same up to the order of sums. None for one device.
 
     Returns:
       A `SweepResult`.
@@ -209,6 +225,7 @@ def sweep(
         member_batch=member_batch,
         exchange=exchange,
         num_rounds=num_rounds,
+        mesh=mesh,
     )
     for _ in range(problem.num_rounds):
         state = sweep_step(problem, state)
@@ -282,7 +299,9 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
             lambda unchanged: unchanged,
             members,
         )
-    return SweepState(step, state.keys, members, history), state.step + first_bad
+    members = hold_members(problem, members)
+    told = parallel.hold(problem.mesh, (history, state.step + first_bad))
+    return SweepState(step, state.keys, members, told[0]), told[1]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -297,16 +316,22 @@ def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
     code, prior = decode_all(members.code, members.log_scale, problem.prior)
 
     draws, kl = along_beta(problem, draws, 1), along_beta(problem, kl, 0)
-    betas = problem.betas[: problem.num_betas]
-    split = functools.partial(along_beta, problem, axis=0)
-    return SweepResult(
+    history = along_beta(problem, state.history, 2)
+    code, prior = (
+        jax.tree.map(lambda x: along_beta(problem, x, 0), tree) for tree in (code, prior)
+    )
+    betas = problem.betas[: problem.num_betas - problem.num_fill]
+    draws, history = draws[:, :, : betas.size], history[:, :, :, : betas.size]
+    kl, code, prior = jax.tree.map(lambda x: x[:, : betas.size], (kl, code, prior))
+    result = SweepResult(
         lagrangian=Lagrangian.of(draws, kl, betas[:, None]),
-        code=jax.tree.map(split, code),
-        prior=jax.tree.map(split, prior),
+        code=code,
+        prior=prior,
         betas=betas,
         loss_draws=draws,
-        history=along_beta(problem, state.history, 2),
+        history=history,
     )
+    return parallel.hold(problem.mesh, result)  # whole on every process
 
 
 @jax.jit
@@ -338,14 +363,55 @@ def _over_cells(array: np.ndarray, target_sets: int, num_betas: int) -> jax.Arra
     return jnp.asarray(np.repeat(full, num_betas, axis=0))
 
 
-def _over_all(codes: Any, first: Code, cells: int, num_betas: int) -> Code:
+def _over_all(codes: Any, first: Code, target_sets: int, num_betas: int, fill: int) -> Code:
     """`codes`, leaves (T, B, S, ...), as (C, S, ...); else the first code of every seed, (1, S)."""
     if codes is None:
         return jax.tree.map(lambda x: x[None], first)
-    over = cells // num_betas, num_betas
+    over = target_sets, num_betas - fill
     expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*over, *x.shape), x.dtype), first)
     checks.same_structure("codes", codes, "the code of init, one for each member", expected)
-    return jax.tree.map(lambda x: jnp.reshape(x, (cells, *x.shape[2:])), codes)
+    known = np.minimum(np.arange(num_betas), num_betas - fill - 1)  # the last one again, to fill
+    return jax.tree.map(lambda x: jnp.reshape(x[:, known], (-1, *x.shape[2:])), codes)
+
+
+def _deal(mesh: Mesh | None, target_sets: int, num_betas: int, seeds: int) -> tuple[bool, int]:
+    """Whether seeds are dealt out and not cells, and how many betas are missing for either."""
+    parts = 1 if mesh is None else mesh.shape[parallel.SWEEP]
+    if target_sets * num_betas % parts and seeds % parts == 0:
+        return True, 0
+    return False, next(i for i in range(parts) if target_sets * (num_betas + i) % parts == 0)
+
+
+def _place(problem: Sweep) -> Sweep:
+    """The problem on its mesh: members over `sweep`; examples over `data` where a step takes all.
+
+    Minibatches are drawn from all examples, which every device then holds; a step deals them out.
+    """
+    mesh, own = problem.mesh, functools.partial(parallel.put, problem.mesh)
+    whole = problem.batch_size is None
+    task = parallel.padded(problem.task, mesh) if whole else problem.task
+    missing = task.num_padding
+    targets = parallel.pad(problem.targets, missing, axis=2)
+    weights = parallel.pad(problem.weights, missing, axis=2)
+    weights[:, :, weights.shape[2] - missing :] = 0
+    examples = PartitionSpec(parallel.DATA) if whole else PartitionSpec()
+    over = (None, parallel.SWEEP) if problem.over_seeds else (parallel.SWEEP, None)
+    of_members = PartitionSpec(*over, *examples)
+    inputs, labels, factors = own((task.inputs, task.targets, task.weights), examples)
+    return trees.replace(
+        problem,
+        task=trees.replace(
+            task,
+            inputs=inputs,
+            targets=labels,
+            weights=factors,
+            likelihood=own(task.likelihood),
+        ),
+        betas=own(problem.betas),
+        targets=own(targets, of_members),
+        weights=own(weights, of_members),
+        prior=own(problem.prior),
+    )
 
 
 def _check_members(

@@ -1,0 +1,154 @@
+"""Many devices: a mesh of them, tasks and members spread over it, several hosts.
+
+A mesh has three axes: `sweep` for the members of a sweep, `data` for examples, `model` for weights.
+Numbers do not depend on how many devices there are, but for the order of sums: random numbers are
+made by place (JAX's partitionable keys), and what does not divide evenly is padded and masked.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from iw_jax import checks, trees
+from iw_jax.task import DATA, Task
+from iw_jax.trees import PyTree
+
+SWEEP, MODEL = "sweep", "model"
+EVERYWHERE = PartitionSpec()
+
+
+def start(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins this process to the others of a run; once, before the first JAX computation.
+
+    Without arguments what the environment says: TPU pods, Slurm and Open MPI say it by themselves.
+
+    Args:
+      coordinator: address and port of process 0, "10.0.0.1:1234".
+      num_processes: how many there are.
+      process_id: which one this is, from 0 on.
+
+    Raises:
+      ValueError: for some of the arguments without the others, or a process_id out of range.
+    """
+    given = coordinator, num_processes, process_id
+    if any(x is None for x in given) and not all(x is None for x in given):
+        raise ValueError(
+            "coordinator, num_processes and process_id must be given together or not at all, got "
+            f"{coordinator}, {num_processes}, {process_id}"
+        )
+    if num_processes is not None:
+        checks.at_least("num_processes", num_processes, 1)
+        if process_id not in range(num_processes):
+            raise ValueError(
+                f"process_id must lie from 0 to num_processes - 1 = {num_processes - 1}, got "
+                f"{process_id}"
+            )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def make_mesh(*, sweep: int | None = None, data: int = 1, model: int = 1) -> Mesh:
+    """All devices of all processes, as a mesh of sweep x data x model.
+
+    Args:
+      sweep: parts that the members of a sweep are dealt out to; None for all that is left.
+      data: parts of the examples.
+      model: parts of the weights.
+
+    Raises:
+      ValueError: unless the three multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    checks.at_least("data", data, 1)
+    checks.at_least("model", model, 1)
+    sweep = devices // (data * model) if sweep is None else sweep
+    if sweep * data * model != devices or sweep < 1:
+        raise ValueError(
+            f"sweep * data * model must be the number of devices, {devices}, got "
+            f"{sweep} * {data} * {model}"
+        )
+    axes = SWEEP, DATA, MODEL
+    return jax.make_mesh((sweep, data, model), axes, axis_types=(AxisType.Auto,) * 3)
+
+
+def spread(task: Task, mesh: Mesh) -> Task:
+    """The task with its examples dealt out over the axis `data` of a mesh.
+
+    Curvature products and losses then take one all-reduce each, and a device holds its own examples
+    only; `batch_size` counts examples a chunk on each device. What is missing to a multiple of the
+    axis is padded with copies of the first example, of weight 0.
+
+    Args:
+      task: the task, whole on every process.
+      mesh: from `make_mesh`.
+
+    Raises:
+      ValueError: for a task that is spread already, or a mesh without the axis `data`.
+    """
+    require_mesh(mesh)
+    if task.mesh is not None:
+        raise ValueError("task must not be spread yet, got one that is")
+    dealt = padded(task, mesh)
+    inputs, targets, weights = put(
+        mesh, (dealt.inputs, dealt.targets, dealt.weights), PartitionSpec(DATA)
+    )
+    likelihood = put(mesh, task.likelihood)
+    return trees.replace(
+        dealt, inputs=inputs, targets=targets, weights=weights, likelihood=likelihood, mesh=mesh
+    )
+
+
+def padded(task: Task, mesh: Mesh) -> Task:
+    """The task with masked rows at its end, so that the axis `data` divides it; on the host."""
+    missing = -task.num_rows % mesh.shape[DATA]
+    inputs, targets, weights = (
+        jax.tree.map(lambda x: pad(x, missing), tree)
+        for tree in (task.inputs, task.targets, task.weights)
+    )
+    weights[len(weights) - missing :] = 0
+    return trees.replace(task, inputs=inputs, targets=targets, weights=weights, num_padding=missing)
+
+
+def pad(array: Any, missing: int, axis: int = 0) -> np.ndarray:
+    """The array with `missing` copies of its first row behind the last one; on the host."""
+    array = np.asarray(array)
+    first = np.take(array, [0], axis)
+    return np.concatenate([array, np.repeat(first, missing, axis)], axis)
+
+
+def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec = EVERYWHERE) -> PyTree:
+    """Arrays that every process holds whole, placed on a mesh; without a spec on all devices."""
+
+    def place(x: Any) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            kind = jax.random.key_impl(x)
+            return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=kind)
+        own = np.asarray(x)
+        return jax.make_array_from_callback(own.shape, NamedSharding(mesh, spec), own.__getitem__)
+
+    return jax.tree.map(place, tree)
+
+
+def hold(mesh: Mesh | None, tree: PyTree, spec: PartitionSpec = EVERYWHERE) -> PyTree:
+    """Inside a compiled program: keeps arrays where the spec says. No mesh: the tree itself."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec))
+
+
+def of_weights(mesh: Mesh, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    """Where an array of weights lies: along its longest axis that the axis `model` divides."""
+    parts = mesh.shape[MODEL]
+    divided = [i for i, length in enumerate(shape) if length % parts == 0]
+    longest = max(divided, key=lambda i: shape[i], default=None)
+    return tuple(MODEL if i == longest else None for i in range(len(shape)))
+
+
+def require_mesh(mesh: Any) -> None:
+    """Raises unless it is a mesh with the axes of `make_mesh`."""
+    if not isinstance(mesh, Mesh) or set(mesh.axis_names) != {SWEEP, DATA, MODEL}:
+        raise ValueError(f"mesh must come from iw.make_mesh, got {mesh!r:.200}")
