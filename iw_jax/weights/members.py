@@ -113,23 +113,23 @@ def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
     cells, seeds = problem.betas.size, keys.size
     codes = jax.tree.map(lambda x: jnp.broadcast_to(x, (cells, *x.shape[1:])), codes)
     members = jax.vmap(lambda own: jax.vmap(member)(own, problem.prior))(codes)
-    members = hold_members(problem, members)
     history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan, problem.betas.dtype)
-    return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
+    return hold_state(problem, SweepState(jnp.zeros((), jnp.int32), keys, members, history))
 
 
-def hold_members(problem: Sweep, members: Member) -> Member:
-    """Inside a compiled program: keeps members, and what is in them, dealt out over the mesh."""
+def hold_state(problem: Sweep, state: SweepState) -> SweepState:
+    """Inside a compiled program: keeps members dealt out over the mesh, all else everywhere."""
     mesh = problem.mesh
     if mesh is None:
-        return members
+        return state
     over = (None, SWEEP) if problem.over_seeds else (SWEEP, None)
 
     def hold(x: jax.Array) -> jax.Array:
         spec = PartitionSpec(*over, *parallel.of_weights(mesh, x.shape[2:]))
         return parallel.hold(mesh, x, spec)
 
-    return jax.tree.map(hold, members)
+    step, keys, history = parallel.hold(mesh, (state.step, state.keys, state.history))
+    return SweepState(step, keys, jax.tree.map(hold, state.members), history)
 
 
 def decode(member_code: Code, log_scale: PyTree, prior: Any) -> tuple[Code, Any]:

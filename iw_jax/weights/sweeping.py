@@ -27,7 +27,7 @@ from iw_jax.task import Task
 from iw_jax.weights import lagrangian
 from iw_jax.weights.exchange import along_beta, evaluate, exchange_codes
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
-from iw_jax.weights.members import Sweep, SweepState, decode, hold_members, initial_state, map_cells
+from iw_jax.weights.members import Sweep, SweepState, decode, hold_state, initial_state, map_cells
 from iw_jax.weights.training import minibatches, train
 
 # Codes change hands from this fraction of the steps on. Before, the smallest β, which fits fastest,
@@ -299,9 +299,8 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
             lambda unchanged: unchanged,
             members,
         )
-    members = hold_members(problem, members)
-    told = parallel.hold(problem.mesh, (history, state.step + first_bad))
-    return SweepState(step, state.keys, members, told[0]), told[1]
+    new = hold_state(problem, SweepState(step, state.keys, members, history))
+    return new, parallel.hold(problem.mesh, state.step + first_bad)
 
 
 @functools.partial(jax.jit, static_argnums=2)
