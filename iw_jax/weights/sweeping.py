@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from iw_jax import checks, parallel, trees
 from iw_jax.codes import Code, IsotropicGaussian
 from iw_jax.task import Task
-from iw_jax.weights import lagrangian
+from iw_jax.weights import lagrangian, layout
 from iw_jax.weights.exchange import along_beta, evaluate, exchange_codes
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
 from iw_jax.weights.members import Sweep, SweepState, decode, hold_state, initial_state, map_cells
@@ -111,13 +111,15 @@ def make_sweep(
 
     if mesh is not None:
         parallel.require_mesh(mesh)
+    if task.mesh is not None:
+        raise ValueError("task must not be spread: give the whole one, and mesh=, to deal it out")
 
     round_length = -(-num_steps // min(num_rounds, num_steps))
     seeds, count = keys.size, task.num_examples
-    targets = _over_members("targets", targets, task.targets, seeds)
-    weights = _over_members("weights", weights, task.weights, seeds)
+    targets = layout.over_members("targets", targets, task.targets, seeds)
+    weights = layout.over_members("weights", weights, task.weights, seeds)
     target_sets = max(targets.shape[0], weights.shape[0])
-    over_seeds, fill = _deal(mesh, target_sets, betas.size, seeds)
+    over_seeds, fill = layout.deal(mesh, target_sets, betas.size, seeds)
     betas = jnp.concatenate([betas, jnp.repeat(betas[-1], fill)])
     cells = target_sets * betas.size
 
@@ -128,8 +130,8 @@ def make_sweep(
     problem = Sweep(
         task=task,
         betas=jnp.tile(betas, target_sets),
-        targets=_over_cells(targets, target_sets, betas.size),
-        weights=_over_cells(weights, target_sets, betas.size),
+        targets=layout.over_cells(targets, target_sets, betas.size),
+        weights=layout.over_cells(weights, target_sets, betas.size),
         prior=priors,
         optimizer=optimizer,
         estimator=estimator,
@@ -144,9 +146,10 @@ def make_sweep(
         over_seeds=over_seeds,
         num_fill=fill,
     )
-    codes = _over_all(codes, first, target_sets, betas.size, fill)
+    codes = layout.over_all(codes, first, target_sets, betas.size, fill)
     if mesh is not None:
-        problem, keys, codes = _place(problem), parallel.put(mesh, keys), parallel.put(mesh, codes)
+        problem = layout.place(problem, mesh)
+        keys, codes = parallel.put(mesh, (keys, codes))
     return problem, initial_state(problem, keys, codes)
 
 
@@ -338,79 +341,6 @@ def _kl_in_units(code: Code, prior: Any) -> jax.Array:
     """KL(Q‖P); a pair without a closed form says so, and a code that cannot take P's units."""
     units = code.in_units_of(prior)
     return units.from_units_of(prior).kl(prior)
-
-
-def _over_members(name: str, given: Any, own: Any, seeds: int) -> np.ndarray:
-    """`given`, of shape (T, S, N, ...) or (T, N, ...), or the task's own, as (T, S, N, ...)."""
-    own = np.asarray(own)
-    if given is None:
-        return np.broadcast_to(own, (1, seeds, *own.shape))
-    given = np.asarray(given)
-    if given.ndim == own.ndim + 1 and given.shape[1:] == own.shape:
-        return np.broadcast_to(given[:, None], (given.shape[0], seeds, *own.shape))
-    if given.ndim == own.ndim + 2 and given.shape[1:] == (seeds, *own.shape):
-        return given
-    raise ValueError(
-        f"{name} must have shape (T, {', '.join(map(str, own.shape))}) or "
-        f"(T, {', '.join(map(str, (seeds, *own.shape)))}), got {given.shape}"
-    )
-
-
-def _over_cells(array: np.ndarray, target_sets: int, num_betas: int) -> jax.Array:
-    """(T or 1, S, N, ...) -> (C, S, N, ...), betas fastest."""
-    full = np.broadcast_to(array, (target_sets, *array.shape[1:]))
-    return jnp.asarray(np.repeat(full, num_betas, axis=0))
-
-
-def _over_all(codes: Any, first: Code, target_sets: int, num_betas: int, fill: int) -> Code:
-    """`codes`, leaves (T, B, S, ...), as (C, S, ...); else the first code of every seed, (1, S)."""
-    if codes is None:
-        return jax.tree.map(lambda x: x[None], first)
-    over = target_sets, num_betas - fill
-    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*over, *x.shape), x.dtype), first)
-    checks.same_structure("codes", codes, "the code of init, one for each member", expected)
-    known = np.minimum(np.arange(num_betas), num_betas - fill - 1)  # the last one again, to fill
-    return jax.tree.map(lambda x: jnp.reshape(x[:, known], (-1, *x.shape[2:])), codes)
-
-
-def _deal(mesh: Mesh | None, target_sets: int, num_betas: int, seeds: int) -> tuple[bool, int]:
-    """Whether seeds are dealt out and not cells, and how many betas are missing for either."""
-    parts = 1 if mesh is None else mesh.shape[parallel.SWEEP]
-    if target_sets * num_betas % parts and seeds % parts == 0:
-        return True, 0
-    return False, next(i for i in range(parts) if target_sets * (num_betas + i) % parts == 0)
-
-
-def _place(problem: Sweep) -> Sweep:
-    """The problem on its mesh: members over `sweep`; examples over `data` where a step takes all.
-
-    Minibatches are drawn from all examples, which every device then holds; a step deals them out.
-    """
-    mesh, own = problem.mesh, functools.partial(parallel.put, problem.mesh)
-    whole = problem.batch_size is None
-    task = parallel.padded(problem.task, mesh) if whole else problem.task
-    missing = task.num_padding
-    targets = parallel.pad(problem.targets, missing, axis=2)
-    weights = parallel.pad(problem.weights, missing, axis=2)
-    weights[:, :, weights.shape[2] - missing :] = 0
-    examples = PartitionSpec(parallel.DATA) if whole else PartitionSpec()
-    over = (None, parallel.SWEEP) if problem.over_seeds else (parallel.SWEEP, None)
-    of_members = PartitionSpec(*over, *examples)
-    inputs, labels, factors = own((task.inputs, task.targets, task.weights), examples)
-    return trees.replace(
-        problem,
-        task=trees.replace(
-            task,
-            inputs=inputs,
-            targets=labels,
-            weights=factors,
-            likelihood=own(task.likelihood),
-        ),
-        betas=own(problem.betas),
-        targets=own(targets, of_members),
-        weights=own(weights, of_members),
-        prior=own(problem.prior),
-    )
 
 
 def _check_members(

@@ -71,7 +71,7 @@ def sweep(kind, mesh=None):
     result = iw.sweep(
         jax.random.split(jax.random.key(1), seeds),
         task,
-        lambda key: (iw.DiagonalGaussian(params, 0.1), iw.IsotropicGaussian(scale=1.0)),
+        lambda _: (iw.DiagonalGaussian(params, 0.1), iw.IsotropicGaussian(scale=1.0)),
         betas=betas,
         optimizer=optax.adam(0.05),
         num_steps=12,

@@ -105,7 +105,7 @@ def test_members_stay_dealt_out():
     problem, state = iw.make_sweep(
         jax.random.key(0)[None],
         task,
-        lambda key: (iw.DiagonalGaussian(params, 0.1), iw.IsotropicGaussian(scale=1.0)),
+        lambda _: (iw.DiagonalGaussian(params, 0.1), iw.IsotropicGaussian(scale=1.0)),
         betas=(0.1, 1.0, 3.0),  # filled up to four
         optimizer=optax.sgd(1e-3),
         num_steps=2,
@@ -224,7 +224,7 @@ def test_processes_are_named_whole(arguments, message):
 
 
 def test_what_is_no_mesh_is_refused():
-    task, _, _ = world()
+    task, params, _ = world()
     mesh = iw.make_mesh(sweep=1, data=2)
     with pytest.raises(ValueError, match=r"mesh must come from iw\.make_mesh, got 2"):
         iw.spread(task, 2)
@@ -232,3 +232,12 @@ def test_what_is_no_mesh_is_refused():
         iw.spread(task, jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)))
     with pytest.raises(ValueError, match="must not be spread yet"):
         iw.spread(iw.spread(task, mesh), mesh)
+    with pytest.raises(ValueError, match="give the whole one, and mesh="):
+        iw.minimize(
+            jax.random.key(0),
+            iw.spread(task, mesh),
+            iw.DiagonalGaussian(params, 0.1),
+            iw.IsotropicGaussian(scale=1.0),
+            optimizer=optax.sgd(0.1),
+            num_steps=1,
+        )
