@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from iw_jax import checks, trees
@@ -146,6 +147,18 @@ def of_weights(mesh: Mesh, shape: tuple[int, ...]) -> tuple[str | None, ...]:
     divided = [i for i, length in enumerate(shape) if length % parts == 0]
     longest = max(divided, key=lambda i: shape[i], default=None)
     return tuple(MODEL if i == longest else None for i in range(len(shape)))
+
+
+def local(tree: PyTree) -> PyTree:
+    """Arrays that lie on every device, as this process's own on its first device."""
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
+
+
+def agreed(value: bool) -> bool:
+    """What process 0 says, on all processes; each must ask, in the same order."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def require_mesh(mesh: Any) -> None:
