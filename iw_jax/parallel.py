@@ -76,42 +76,70 @@ def make_mesh(*, sweep: int | None = None, data: int = 1, model: int = 1) -> Mes
     return jax.make_mesh((sweep, data, model), axes, axis_types=(AxisType.Auto,) * 3)
 
 
-def spread(task: Task, mesh: Mesh) -> Task:
+def spread(task: Task, mesh: Mesh, *, num_examples: int | None = None) -> Task:
     """The task with its examples dealt out over the axis `data` of a mesh.
 
     Curvature products and losses then take one all-reduce each, and a device holds its own examples
     only; `batch_size` counts examples a chunk on each device. What is missing to a multiple of the
-    axis is padded with copies of the first example, of weight 0.
+    axis is padded with copies of an example, of weight 0.
 
     Args:
-      task: the task, whole on every process.
+      task: the task; whole on every process, or with `num_examples` the process's own rows of it.
       mesh: from `make_mesh`.
+      num_examples: N of all processes together, where each has loaded `own_rows` only.
 
     Raises:
-      ValueError: for a task that is spread already, or a mesh without the axis `data`.
+      ValueError: for a task that is spread already, another mesh, or rows that are not `own_rows`.
     """
     require_mesh(mesh)
     if task.mesh is not None:
         raise ValueError("task must not be spread yet, got one that is")
-    dealt = padded(task, mesh)
-    inputs, targets, weights = put(
-        mesh, (dealt.inputs, dealt.targets, dealt.weights), PartitionSpec(DATA)
-    )
-    likelihood = put(mesh, task.likelihood)
+    whole = task.num_rows if num_examples is None else num_examples
+    rows = whole + -whole % mesh.shape[DATA]
+    first, last = 0, whole
+    if num_examples is not None:
+        own = own_rows(num_examples, mesh)
+        first, last = own.start, own.stop
+        if task.num_rows != max(last - first, 1):
+            raise ValueError(
+                f"task must hold this process's own rows {first} to {last} of {num_examples}, got "
+                f"{task.num_rows}"
+            )
+
+    def deal(x: Any, masked: bool = False) -> jax.Array:
+        x = np.asarray(x)
+        copies = np.repeat(0 * x[:1] if masked else x[:1], rows - last, axis=0)
+        own = np.concatenate([x[: last - first], copies])
+
+        def part(index: Any) -> np.ndarray:
+            low, high, _ = index[0].indices(rows)
+            return own[low - first : high - first]
+
+        sharding = NamedSharding(mesh, PartitionSpec(DATA))
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
+
+    inputs, targets = jax.tree.map(deal, (task.inputs, task.targets))
     return trees.replace(
-        dealt, inputs=inputs, targets=targets, weights=weights, likelihood=likelihood, mesh=mesh
+        task,
+        inputs=inputs,
+        targets=targets,
+        weights=deal(task.weights, masked=True),
+        likelihood=put(mesh, task.likelihood),
+        mesh=mesh,
+        num_padding=rows - whole,
     )
 
 
-def padded(task: Task, mesh: Mesh) -> Task:
-    """The task with masked rows at its end, so that the axis `data` divides it; on the host."""
-    missing = -task.num_rows % mesh.shape[DATA]
-    inputs, targets, weights = (
-        jax.tree.map(lambda x: pad(x, missing), tree)
-        for tree in (task.inputs, task.targets, task.weights)
-    )
-    weights[len(weights) - missing :] = 0
-    return trees.replace(task, inputs=inputs, targets=targets, weights=weights, num_padding=missing)
+def own_rows(num_examples: int, mesh: Mesh) -> slice:
+    """Which of N examples the devices of this process hold in a spread task: what it has to load.
+
+    Empty where it holds nothing but padding; one example must be loaded then too, any.
+    """
+    rows = num_examples + -num_examples % mesh.shape[DATA]
+    dealt = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((rows,))
+    parts = [index[0].indices(rows) for index in dealt.values() if index]
+    first, last = min(p[0] for p in parts), max(p[1] for p in parts)
+    return slice(min(first, num_examples), min(last, num_examples))
 
 
 def pad(array: Any, missing: int, axis: int = 0) -> np.ndarray:
@@ -129,7 +157,7 @@ def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec = EVERYWHERE) -> PyTree:
             kind = jax.random.key_impl(x)
             return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=kind)
         own = np.asarray(x)
-        return jax.make_array_from_callback(own.shape, NamedSharding(mesh, spec), own.__getitem__)
+        return jax.make_array_from_callback(own.shape, NamedSharding(mesh, spec), lambda i: own[i])
 
     return jax.tree.map(place, tree)
 

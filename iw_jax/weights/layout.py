@@ -63,25 +63,20 @@ def place(problem: Sweep, mesh: Mesh) -> Sweep:
     Minibatches are drawn from all examples, which every device then holds; a step deals them out.
     """
     own = functools.partial(parallel.put, mesh)
-    whole = problem.batch_size is None
-    task = parallel.padded(problem.task, mesh) if whole else problem.task
+    over = (None, parallel.SWEEP) if problem.over_seeds else (parallel.SWEEP, None)
+    task, examples = problem.task, PartitionSpec(parallel.DATA)
+    if problem.batch_size is None:  # sums over examples are left to the compiler: no task.mesh
+        task = trees.replace(parallel.spread(task, mesh), mesh=None)
+    else:
+        task, examples = own(task), PartitionSpec()
     missing = task.num_padding
     targets = parallel.pad(problem.targets, missing, axis=2)
     weights = parallel.pad(problem.weights, missing, axis=2)
     weights[:, :, weights.shape[2] - missing :] = 0
-    examples = PartitionSpec(parallel.DATA) if whole else PartitionSpec()
-    over = (None, parallel.SWEEP) if problem.over_seeds else (parallel.SWEEP, None)
     of_members = PartitionSpec(*over, *examples)
-    inputs, labels, factors = own((task.inputs, task.targets, task.weights), examples)
     return trees.replace(
         problem,
-        task=trees.replace(
-            task,
-            inputs=inputs,
-            targets=labels,
-            weights=factors,
-            likelihood=own(task.likelihood),
-        ),
+        task=task,
         betas=own(problem.betas),
         targets=own(targets, of_members),
         weights=own(weights, of_members),

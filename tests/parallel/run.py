@@ -42,7 +42,10 @@ def world(num_examples=23):
 def products(mesh=None):
     """Losses, slopes, curvature products and what is made of them, by name."""
     task, params, V = world()
-    task = task if mesh is None else iw.spread(task, mesh)
+    if mesh is not None:  # each process has loaded its own rows only
+        rows = iw.own_rows(23, mesh)
+        own = [x[rows] for x in (task.inputs, task.targets, task.weights)]
+        task = iw.spread(iw.Task(network, iw.Categorical(), *own), mesh, num_examples=23)
     found = {}
     for curvature in (iw.ggn, iw.hessian):
         for batch_size in (None, 3):

@@ -175,9 +175,10 @@ def in_processes(out, kinds, sizes, devices, processes=1):
     return dict(np.load(out))
 
 
-def test_two_processes_find_the_same(tmp_path):
-    found = in_processes(tmp_path / "out.npz", ["minibatches"], (2, 1, 1), 2, processes=2)
-    assert_same(found, compute(["minibatches"]), 1e-10)
+@pytest.mark.parametrize(("kind", "sizes"), [("products", (1, 2, 1)), ("minibatches", (2, 1, 1))])
+def test_two_processes_find_the_same(kind, sizes, tmp_path):
+    found = in_processes(tmp_path / "out.npz", [kind], sizes, 2, processes=2)
+    assert_same(found, compute([kind]), 1e-10)
 
 
 @pytest.mark.slow
@@ -232,6 +233,8 @@ def test_what_is_no_mesh_is_refused():
         iw.spread(task, jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)))
     with pytest.raises(ValueError, match="must not be spread yet"):
         iw.spread(iw.spread(task, mesh), mesh)
+    with pytest.raises(ValueError, match="own rows 0 to 40 of 40, got 23"):
+        iw.spread(task, mesh, num_examples=40)
     with pytest.raises(ValueError, match="give the whole one, and mesh="):
         iw.minimize(
             jax.random.key(0),
