@@ -96,9 +96,9 @@ def spread(task: Task, mesh: Mesh, *, num_examples: int | None = None) -> Task:
         raise ValueError("task must not be spread yet, got one that is")
     whole = task.num_rows if num_examples is None else num_examples
     rows = whole + -whole % mesh.shape[DATA]
-    first, last = 0, whole
+    first, last, stop = 0, whole, rows
     if num_examples is not None:
-        own = own_rows(num_examples, mesh)
+        own, (_, stop) = own_rows(num_examples, mesh), _held(rows, mesh)
         first, last = own.start, own.stop
         if task.num_rows != max(last - first, 1):
             raise ValueError(
@@ -108,7 +108,7 @@ def spread(task: Task, mesh: Mesh, *, num_examples: int | None = None) -> Task:
 
     def deal(x: Any, masked: bool = False) -> jax.Array:
         x = np.asarray(x)
-        copies = np.repeat(0 * x[:1] if masked else x[:1], rows - last, axis=0)
+        copies = np.repeat(0 * x[:1] if masked else x[:1], stop - last, axis=0)
         own = np.concatenate([x[: last - first], copies])
 
         def part(index: Any) -> np.ndarray:
@@ -135,11 +135,15 @@ def own_rows(num_examples: int, mesh: Mesh) -> slice:
 
     Empty where it holds nothing but padding; one example must be loaded then too, any.
     """
-    rows = num_examples + -num_examples % mesh.shape[DATA]
+    first, stop = _held(num_examples + -num_examples % mesh.shape[DATA], mesh)
+    return slice(min(first, num_examples), min(stop, num_examples))
+
+
+def _held(rows: int, mesh: Mesh) -> tuple[int, int]:
+    """The first row that a device of this process holds, and the one behind the last."""
     dealt = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((rows,))
     parts = [index[0].indices(rows) for index in dealt.values() if index]
-    first, last = min(p[0] for p in parts), max(p[1] for p in parts)
-    return slice(min(first, num_examples), min(last, num_examples))
+    return min(part[0] for part in parts), max(part[1] for part in parts)
 
 
 def pad(array: Any, missing: int, axis: int = 0) -> np.ndarray:
