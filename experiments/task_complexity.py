@@ -341,7 +341,8 @@ def _check_order(rows: Rows, pairs: list[tuple[dict[str, str], dict[str, str]]])
         "random labels are not kept to a larger beta than true ones of as many classes",
         all(random < true for random, true in ends),
         "; ".join(
-            f"{task['dataset']} {task['labels']} to {random:g}, {twin['labels']} given up by {true:g}"
+            f"{task['dataset']} {task['labels']} to {random:g}, {twin['labels']} given up by "
+            f"{true:g}"
             for (task, twin), (random, true) in zip(pairs, ends, strict=True)
         ),
     )
