@@ -102,7 +102,7 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
             networks=1,
             num_matvecs=config.num_matvecs,
             spectra=1 + 1 / AGAIN,
-            at_most=True,  # products stop where the volume is known to rtol
+            at_most=True,
         )
     ]
 

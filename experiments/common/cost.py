@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import iw_jax as iw
-from experiments.common import starts
+from experiments.common import machine, starts
 from experiments.common.config import NUM_ROUNDS, network, sweep_options
 from iw_jax import data, nets
 from iw_jax.task import take
@@ -51,7 +51,7 @@ class Stage:
       looks: passes of a network over all examples beside that, without a gradient.
       num_matvecs: curvature products, a pass each, of a spectrum; no more than weights are needed.
       spectra: of a network.
-      at_most: whether `steps` is a limit, for networks that stop where they fit.
+      at_most: whether steps or products are limits, for what ends when it has arrived.
     """
 
     task: iw.Task
@@ -63,10 +63,15 @@ class Stage:
     steps: int
     networks: int
     abreast: int | None = None
-    looks: float = 0
+    looks: float = 0.0
     num_matvecs: int = 0
-    spectra: float = 1
+    spectra: float = 1.0
     at_most: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """Networks that are computed side by side."""
+        return min(self.abreast or self.networks, self.networks)
 
     @property
     def weights(self) -> int:
@@ -192,19 +197,20 @@ def estimate(stages: Sequence[Stage]) -> str:
     flops, seconds = 0.0, 0.0
     for stage in stages:
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), stage.variables)
-        shape = str(shapes), stage.batch, stage.abreast
+        shape = str(shapes), stage.batch, stage.at_once
         if shape not in rates:
             rates[shape] = measured_rate(stage)
         own = stage.flops
         flops, seconds = flops + own, seconds + own / rates[shape]
-    size = _range([stage.weights for stage in stages])
-    limit = any(stage.at_most for stage in stages)
+    networks = sum(stage.networks for stage in stages)
+    many = "networks" if networks > 1 else "network"
     return (
-        f"{sum(stage.networks for stage in stages)} networks of {size} weights, "
-        f"{'up to ' if limit else ''}{_range([stage.steps for stage in stages])} steps of "
-        f"{_range([stage.batch for stage in stages])} examples: {'at most' if limit else 'about'} "
-        f"{flops:.1e} FLOP, {in_words(seconds)} on this device (measured: {flops / seconds:.0e} "
-        f"FLOP/s), {max(stage.state_bytes for stage in stages) / 2**30:.2g} GiB of states"
+        f"{networks:,} {many} of {_range([s.weights for s in stages])} weights, "
+        f"{_range([s.steps for s in stages])} steps of {_range([s.batch for s in stages])} of "
+        f"{_range([s.task.num_examples for s in stages])} examples: "
+        f"{'at most' if any(s.at_most for s in stages) else 'about'} {_short(flops)} FLOP, "
+        f"{in_words(seconds)} on this device (measured: {_short(flops / seconds)} FLOP/s), "
+        f"{machine.in_bytes(max(s.state_bytes for s in stages))} of states"
     )
 
 
@@ -216,12 +222,11 @@ def step_flops(stage: Stage, batch: int) -> float:
 
 def measured_rate(stage: Stage) -> float:
     """FLOP/s of optimiser steps: a small one first, then what of a whole one takes a moment."""
-    abreast = min(stage.abreast or stage.networks, stage.networks)
     whole = step_flops(stage, stage.batch)
     example = whole / stage.batch
 
     def portion(allowed: float) -> tuple[int, int]:
-        networks = min(max(int(allowed / whole), 1), abreast)
+        networks = min(max(int(allowed / whole), 1), stage.at_once)
         return networks, min(max(int(allowed / example), 1), stage.batch)
 
     first = portion(FIRST)
@@ -270,18 +275,26 @@ def _first(task: iw.Task, number: int) -> iw.Task:
 
 
 def _flops(function: Callable[[Any], Any], argument: Any) -> float:
-    return jax.jit(function).lower(argument).cost_analysis()["flops"]
+    lowered = jax.jit(function).lower(argument)
+    # Only XLA's CPU backend knows it of what is not compiled yet.
+    return (lowered.cost_analysis() or lowered.compile().cost_analysis())["flops"]
 
 
 def _range(values: Sequence[int]) -> str:
     """One value, or the smallest and largest."""
     ends = dict.fromkeys((min(values), max(values)))
-    return " to ".join(f"{v:,}" if v < 1e6 else f"{v:.2g}" for v in ends)
+    return " to ".join(f"{v:,}" if v < 1e5 else _short(v) for v in ends)
+
+
+def _short(value: float) -> str:
+    """Two digits: 3.1e16."""
+    return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
 def in_words(seconds: float) -> str:
     """A time in its largest unit, two digits."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= size * 1.5:
-            return f"{seconds / size:.2g} {unit}"
+        if seconds >= 1.5 * size:
+            number = seconds / size
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
     return f"{seconds:.2g} seconds"
