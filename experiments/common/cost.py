@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,18 +85,25 @@ class Stage:
         kept = jax.tree.leaves((self.variables, state))
         return self.networks * sum(x.size * x.dtype.itemsize for x in kept)
 
-    @property
-    def flops(self) -> float:
+    def flops(self, unit: "Unit") -> float:
         """Of all steps, looks and products of all networks."""
-        few = _first(self.task, FEW)
-        passes = self.task.num_examples / few.num_examples
-        own = self.steps * step_flops(self, self.batch)
-        if self.looks:
-            own += self.looks * passes * _flops(lambda p: iw.nll(few, p), self.params)
-        if self.num_matvecs:  # not in chunks: XLA counts the body of a loop once
-            products = self.spectra * min(self.num_matvecs, self.weights)
-            own += products * passes * _flops(iw.ggn(few, self.params), self.params)
-        return self.networks * own
+        products = self.spectra * min(self.num_matvecs, self.weights)
+        passes = self.looks * unit.look + products * unit.product
+        return self.networks * (self.steps * unit.step + self.task.num_examples * passes)
+
+
+class Unit(NamedTuple):
+    """FLOPs of what a network does, as XLA counts them in what JAX has traced.
+
+    Attributes:
+      step: one gradient.
+      look: one example.
+      product: one curvature product of one example.
+    """
+
+    step: float
+    look: float
+    product: float
 
 
 def training(
@@ -193,15 +200,15 @@ def codes(
 
 def estimate(stages: Sequence[Stage]) -> str:
     """What stages will take, in a line; measures for about a second a shape."""
-    rates: dict[Any, float] = {}
+    known: dict[Any, tuple[Unit, float]] = {}
     flops, seconds = 0.0, 0.0
     for stage in stages:
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), stage.variables)
-        shape = str(shapes), stage.batch, stage.at_once
-        if shape not in rates:
-            rates[shape] = measured_rate(stage)
-        own = stage.flops
-        flops, seconds = flops + own, seconds + own / rates[shape]
+        shape = str(shapes), stage.batch, stage.at_once, stage.num_matvecs
+        if shape not in known:
+            known[shape] = unit(stage), measured_rate(stage)
+        own, rate = stage.flops(known[shape][0]), known[shape][1]
+        flops, seconds = flops + own, seconds + own / rate
     networks = sum(stage.networks for stage in stages)
     many = "networks" if networks > 1 else "network"
     return (
@@ -214,8 +221,18 @@ def estimate(stages: Sequence[Stage]) -> str:
     )
 
 
+def unit(stage: Stage) -> Unit:
+    """FLOPs of one network's step, look and, where it is to be measured, curvature product."""
+    few = _first(stage.task, FEW)
+    look, product = _flops(lambda p: iw.nll(few, p), stage.params), 0.0
+    if stage.num_matvecs:  # not in chunks: XLA counts the body of a loop once
+        product = _flops(iw.ggn(few, stage.params), stage.params)
+    count = few.num_examples
+    return Unit(step_flops(stage, stage.batch), look / count, product / count)
+
+
 def step_flops(stage: Stage, batch: int) -> float:
-    """FLOPs of one gradient of one network, as XLA counts them in what JAX has traced."""
+    """FLOPs of one gradient of one network."""
     examples = _first(stage.task, batch)
     return _flops(jax.grad(lambda v: stage.loss(jax.random.key(0), examples, v)), stage.variables)
 
