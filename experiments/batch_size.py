@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import checks, controls, descent
+import iw_jax as iw
+from experiments.common import checks, controls, cost, descent
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -82,16 +83,16 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
     return dataset
 
 
-def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
-    """One row for each control, batch size and seed."""
+def points(config: Config, dataset: data.Dataset) -> tuple[list[controls.Point], iw.Task]:
+    """What is trained, and on which pool."""
     network = common.network(config, dataset.num_classes)
     task = descent.pool(network, dataset)
     count = task.num_examples
-    making, probing = jax.random.split(jax.random.key(config.seed))
+    making, _ = _keys(config)
     everybody = np.tile(np.arange(count), (config.num_seeds, 1))
     members = descent.family(making, network, task, everybody, count)
     micro, reference = config.batches[0], config.batches[(len(config.batches) - 1) // 2]
-    points = [
+    found = [
         controls.Point(
             control,
             batch,
@@ -103,7 +104,25 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         for control in CONTROLS
         for batch in config.batches
     ]
-    return controls.measure(context, AXIS, points, task, config, key=probing, micro=micro)
+    return found, task
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return controls.stages(*points(config, dataset), config, micro=config.batches[0])
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each control, batch size and seed."""
+    _, probing = _keys(config)
+    found, task = points(config, dataset)
+    micro = config.batches[0]
+    return controls.measure(context, AXIS, found, task, config, key=probing, micro=micro)
+
+
+def _keys(config: Config) -> tuple[jax.Array, ...]:
+    """Of the networks and their minibatches, of the probes."""
+    return tuple(jax.random.split(jax.random.key(config.seed)))
 
 
 # ------------------------------------------------------------------------ what the table says

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, measures, tables
+from experiments.common import checks, cost, measures, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -81,6 +81,11 @@ PRESETS = {
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, as many examples as the largest number asks for."""
     return common.load(config, data_dir, max(config.numbers))
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return [cost.sweep(config, dataset, len(KINDS) * len(config.numbers))]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

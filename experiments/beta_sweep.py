@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, measures, style, tables
+from experiments.common import checks, cost, measures, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -83,6 +83,11 @@ PRESETS = {
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, real labels."""
     return common.load(config, data_dir, config.num_examples)
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return [cost.sweep(config, dataset, len(KINDS), num_matvecs=config.num_matvecs)]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import checks, measures, style, tables
+from experiments.common import checks, cost, measures, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -91,6 +91,12 @@ PRESETS = {
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels."""
     return common.load(config, data_dir, config.num_examples)
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    scales = (scaled(config, factor, dataset.num_classes) for factor in config.factors)
+    return [cost.sweep(config, dataset, 1, net) for net in scales]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

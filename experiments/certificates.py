@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from experiments.common import checks, measures, starts, style, tables
+from experiments.common import checks, cost, measures, starts, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
 from iw_jax import data, nets, trees
 from iw_jax.nets.local import LocalApply
+from iw_jax.task import take
 from iw_jax.weights.pac_bayes import kl_inverse
 
 PRIORS = ("data-free", "data-dependent")
@@ -147,6 +148,38 @@ def split(config: Config, count: int) -> tuple[np.ndarray, np.ndarray]:
 # ----------------------------------------------------------------------------------- the run
 
 
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = nets.mlp(dataset.num_classes, widths=config.widths)
+    local = nets.mlp_local(dataset.num_classes, widths=config.widths)
+    inputs, targets = jnp.asarray(dataset.train_inputs), jnp.asarray(dataset.train_targets)
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets)
+    code, prior = _initial(network, inputs[:1], jax.random.key(0))
+    first, rest = split(config, len(targets))
+    everybody = np.arange(len(targets))
+    return [
+        cost.codes(
+            take(task, examples),
+            code,
+            prior,
+            estimator=iw.local_noise(local),
+            num_draws=config.num_draws,
+            num_betas=betas,
+            looks=config.num_repeats * (1 + len(dataset.test_targets) / len(examples)),
+            num_rounds=ROUNDS,
+            optimizer=common.optimizer(config.learning_rate, steps),
+            batch=min(config.batch_size, len(examples)),
+            steps=steps,
+            networks=betas,
+        )
+        for examples, betas, steps in (
+            (everybody, len(config.betas), config.num_steps),
+            (first, 1, config.prior_steps),
+            (rest, len(config.betas), config.num_steps),
+        )
+    ]
+
+
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each (prior, β)."""
     network = nets.mlp(dataset.num_classes, widths=config.widths)
@@ -162,13 +195,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     whole, rest_task = task(inputs, targets), task(inputs[rest], targets[rest])
     key_free, key_first, key_rest, key_draws = jax.random.split(jax.random.key(config.seed), 4)
 
-    @jax.jit
-    def initial(key: jax.Array) -> tuple[iw.Code, Any]:
-        params = network.init(key, whole.inputs[:1])
-        scales = {name: jnp.std(layer["kernel"]) for name, layer in params.items()}
-        code = starts.code_around("diagonal", key, params, scales, INITIAL_NOISE)
-        return code, iw.IsotropicGaussian(scales)
-
+    initial = jax.jit(partial(_initial, network, whole.inputs[:1]))
     minimised = partial(_minimised, config, local, context)
     free = minimised(key_free, whole, initial, config.betas, "data-free")
     early = minimised(
@@ -218,6 +245,16 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
             }
         )
     return rows
+
+
+def _initial(
+    network: nets.Network, inputs: jax.Array, key: jax.Array
+) -> tuple[iw.Code, iw.IsotropicGaussian]:
+    """The code that training starts from, and its prior."""
+    params = network.init(key, inputs)
+    scales = {name: jnp.std(layer["kernel"]) for name, layer in params.items()}
+    code = starts.code_around("diagonal", key, params, scales, INITIAL_NOISE)
+    return code, iw.IsotropicGaussian(scales)
 
 
 def _minimised(

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import checks, controls, descent
+import iw_jax as iw
+from experiments.common import checks, controls, cost, descent
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -90,11 +91,11 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
     return dataset
 
 
-def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
-    """One row for each control, number of classes and seed."""
+def points(config: Config, dataset: data.Dataset) -> tuple[list[controls.Point], iw.Task]:
+    """What is trained, and on which pool."""
     network = common.network(config, dataset.num_classes)
     task = descent.pool(network, dataset)
-    making, probing = jax.random.split(jax.random.key(config.seed))
+    making, _ = _keys(config)
     # ranks[s, k] is the place of class k in the order of seed s.
     ranks = np.random.default_rng(config.seed).permuted(
         np.tile(np.arange(dataset.num_classes), (config.num_seeds, 1)), axis=1
@@ -103,17 +104,33 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     # Those of the first classes before the others, so that N of them can be taken.
     examples = {c: np.argsort(of_examples >= c, axis=1, kind="stable") for c in config.classes}
     fewest = np.sum(of_examples < config.classes[0], axis=1).min()
-    points = []
+    found = []
     for control in CONTROLS:
         for c in config.classes:
             counts = fewest if control == "examples" else np.sum(of_examples < c, axis=1)
             outputs = ranks < (config.classes[-1] if control == "outputs" else c)
             members = descent.family(making, network, task, examples[c], counts, outputs)
             steps = int(np.ceil(config.num_epochs * np.mean(counts) / config.batch_size))
-            points.append(controls.Point(control, c, members, steps, config.learning_rate))
-    return controls.measure(
-        context, AXIS, points, task, config, key=probing, micro=config.batch_size
-    )
+            found.append(controls.Point(control, c, members, steps, config.learning_rate))
+    return found, task
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return controls.stages(*points(config, dataset), config, micro=config.batch_size)
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each control, number of classes and seed."""
+    _, probing = _keys(config)
+    found, task = points(config, dataset)
+    micro = config.batch_size
+    return controls.measure(context, AXIS, found, task, config, key=probing, micro=micro)
+
+
+def _keys(config: Config) -> tuple[jax.Array, ...]:
+    """Of the networks and their minibatches, of the probes."""
+    return tuple(jax.random.split(jax.random.key(config.seed)))
 
 
 # ------------------------------------------------------------------------ what the table says

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import iw_jax as iw
-from experiments.common import checks, style
+from experiments.common import checks, cost, style
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -85,6 +85,26 @@ PRESETS = {
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels."""
     return common.load(config, data_dir, config.num_examples)
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = common.network(config, dataset.num_classes)
+    inputs, targets = jnp.asarray(dataset.train_inputs), jnp.asarray(dataset.train_targets)
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets)
+    return [
+        cost.training(
+            task,
+            network.init(jax.random.key(0), inputs[:1]),
+            common.optimizer(config.learning_rate, config.num_steps),
+            batch=min(config.batch_size, task.num_examples),
+            steps=config.num_steps,
+            networks=1,
+            num_matvecs=config.num_matvecs,
+            spectra=1 + 1 / AGAIN,
+            at_most=True,
+        )
+    ]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from experiments.common import checks, descent, style, tables
+from experiments.common import checks, cost, descent, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.descent import half_logdet
@@ -88,6 +89,24 @@ LOOKS = ((style.BLUE, "-"), (style.ORANGE, "--"), (style.GREEN, "-."), (style.GR
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels."""
     return common.load(config, data_dir, config.num_examples)
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = common.network(config, dataset.num_classes, "tanh")
+    task = descent.pool(network, dataset)
+    return [
+        cost.training(
+            task,
+            network.init(jax.random.key(0), task.inputs["x"][:1]),
+            optax.sgd(config.learning_rate),
+            batch=config.batch_size,
+            steps=config.num_steps,
+            networks=len(config.starts) * config.num_seeds,
+            num_matvecs=config.num_matvecs,
+            spectra=descent.SPECTRA * config.num_stops,
+        )
+    ]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

@@ -20,13 +20,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from scipy import stats
 
 import iw_jax as iw
-from experiments.common import checks, complexity, ranks, tables
+from experiments.common import checks, complexity, cost, ranks, tables
 from experiments.common import config as common
+from experiments.common.complexity import SIGMAS
 from experiments.common.context import Context
-from experiments.common.fitting import Sets, fit
+from experiments.common.fitting import MOMENTUM, ROUND, Sets, fit
 from experiments.common.tables import Rows, column
 from iw_jax import data, nets
 
@@ -233,6 +235,31 @@ def information(
 def middle(betas: Sequence[float]) -> float:
     """β = 1, or the next to it."""
     return min(betas, key=lambda beta: abs(np.log(beta)))
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    found, most = [], max(config.numbers)
+    inputs, targets = dataset.train_inputs[:most], dataset.train_targets[:most]
+    for width, depth, batch in itertools.product(config.widths, config.depths, config.batches):
+        network = nets.mlp(dataset.num_classes, widths=(width,) * depth)
+        found.append(
+            cost.training(
+                iw.Task(
+                    network.apply_fn, iw.Categorical(), jnp.asarray(inputs), jnp.asarray(targets)
+                ),
+                network.init(jax.random.key(0), inputs[:1]),
+                optax.sgd(max(config.rates), MOMENTUM),
+                batch=batch,
+                steps=config.num_steps,
+                networks=config.num_seeds * len(cells(config)),
+                # Whether it has fitted, every few steps; then the weight noise that it bears.
+                looks=config.num_steps / ROUND + config.num_draws * len(SIGMAS),
+                num_matvecs=config.num_matvecs,
+                at_most=True,
+            )
+        )
+    return found
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

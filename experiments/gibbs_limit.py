@@ -20,9 +20,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import iw_jax as iw
-from experiments.common import checks, starts, style, tables
+from experiments.common import checks, cost, starts, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -127,6 +128,40 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
         num_examples=config.num_examples or None,
         seed=config.seed,
     )
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = nets.mlp(dataset.num_classes, widths=config.widths, activation="tanh")
+    inputs, targets = jnp.asarray(dataset.train_inputs), jnp.asarray(dataset.train_targets)
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets)
+    params = network.init(jax.random.key(0), inputs[:1])
+    transitions = config.num_temperatures + config.num_held * len(config.betas)
+    chains = cost.training(
+        task,
+        params,
+        optax.sgd(1.0),  # a leapfrog step is one on all examples
+        batch=task.num_examples,
+        steps=transitions * config.num_leapfrog,
+        networks=len(KINDS) * config.num_chains,
+        abreast=config.num_chains,
+    )
+    prior = iw.IsotropicGaussian(config.prior_scale)
+    return [chains] + [
+        cost.codes(
+            task,
+            starts.code_around(family, jax.random.key(0), params, config.prior_scale, 0.1),
+            prior,
+            estimator=iw.antithetic_noise,
+            num_draws=config.num_draws,
+            num_betas=len(config.betas),
+            optimizer=common.optimizer(config.learning_rate, config.num_steps),
+            batch=min(config.batch_size, task.num_examples),
+            steps=config.num_steps,
+            networks=len(KINDS) * len(config.betas) * config.num_seeds,
+        )
+        for family in config.codes
+    ]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

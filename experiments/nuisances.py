@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 import iw_jax as iw
-from experiments.common import checks, measures, style, tables
+from experiments.common import checks, cost, measures, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -132,6 +132,11 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
     dataset = common.load(config, data_dir, config.num_examples + config.num_probed)
     _occluded(config, dataset)  # a square that does not fit is told before a folder is made
     return dataset
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return [cost.sweep(config, _occluded(config, dataset), 1)]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

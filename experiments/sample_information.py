@@ -21,7 +21,7 @@ import optax
 from scipy import stats
 
 import iw_jax as iw
-from experiments.common import checks, ranks, style, tables
+from experiments.common import checks, cost, ranks, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows, column
@@ -109,6 +109,27 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
             f"with a right one, got {config.wrong} of {total}"
         )
     return dataset
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = common.network(config, dataset.num_classes, "tanh")
+    inputs, targets = jnp.asarray(dataset.train_inputs), jnp.asarray(dataset.train_targets)
+    task = iw.Task(network.apply_fn, iw.Categorical(), inputs, targets)
+    stage = partial(
+        cost.training,
+        task,
+        network.init(jax.random.key(0), inputs[:1]),
+        common.optimizer(config.learning_rate, config.num_steps),
+        batch=task.num_examples,
+        abreast=1,
+    )
+    return [
+        stage(
+            steps=config.num_steps + config.polish_steps, networks=1, num_matvecs=config.num_matvecs
+        ),
+        stage(steps=config.retrain_steps, networks=config.num_retrained, at_most=True),
+    ]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 import iw_jax as iw
-from experiments.common import checks, descent, style, tables
+from experiments.common import checks, cost, descent, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -124,6 +125,22 @@ class Around(NamedTuple):
     metric: np.ndarray
     roots: np.ndarray
     slopes: np.ndarray
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    network = common.network(config, dataset.num_classes, "tanh")
+    task = descent.pool(network, dataset)
+    return [
+        cost.training(
+            task,
+            network.init(jax.random.key(0), task.inputs["x"][:1]),
+            optax.sgd(config.learning_rate),
+            batch=config.batch_size,
+            steps=config.num_steps,
+            networks=config.num_seeds * (config.num_seeds + config.num_pairs),
+        )
+    ]
 
 
 def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:

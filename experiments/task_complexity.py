@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.common import checks, measures, style, tables
+from experiments.common import checks, cost, measures, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -169,6 +169,11 @@ def _linear(dataset: data.Dataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
     centre, scale = (train @ rule).mean(0), (train @ rule).std(0)
     train, test = (np.argmax((x @ rule - centre) / scale, 1) for x in (train, test))
     return train.astype(np.int32), test.astype(np.int32)
+
+
+def stages(config: Config, tasks: Tasks) -> list[cost.Stage]:
+    """What the run will take; see `common.cost`."""
+    return [cost.sweep(config, dataset, 1) for dataset in tasks.sets.values()]
 
 
 def run(config: Config, tasks: Tasks, context: Context) -> Rows:

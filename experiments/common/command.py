@@ -31,12 +31,14 @@ class Options:
       results_dir: where results/<experiment>/<name>/ is made.
       name: of the run; by default the preset, with a suffix where flags changed it.
       overwrite: start afresh in a folder that holds a run.
+      dry_run: load the data and say what the run would do and take; compute and write nothing.
     """
 
     data_dir: Path | None = None
     results_dir: Path = Path("results")
     name: str | None = None
     overwrite: bool = False
+    dry_run: bool = False
 
 
 def main(name: str) -> None:
@@ -51,6 +53,9 @@ def main(name: str) -> None:
         config, options, preset = parse(module, sys.argv[1:])
         if config == module.PRESETS["quick"]:
             compile_in_haste()
+        if options.dry_run:
+            print(rehearse(module, config, options, preset=preset))
+            return
         folder = execute(module, config, options, preset=preset)
         report(module, folder)
     except KeyboardInterrupt:
@@ -68,8 +73,7 @@ def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:
     """Config, options and the name of the preset that the flags started from."""
     import tyro
 
-    short = module.__name__.rpartition(".")[2]
-    program = f"python -m experiments.{short}"
+    program = f"python -m experiments.{_short(module)}"
     first = argparse.ArgumentParser(program, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(module.PRESETS), default="default")
     chosen, rest = first.parse_known_args(arguments)
@@ -117,19 +121,23 @@ def execute(
     Returns:
       The results folder.
     """
-    from experiments.common import style
+    from experiments.common import machine, style
     from experiments.common.context import Context
 
     start = time.time()
-    short = module.__name__.rpartition(".")[2]
-    settings = dataclasses.asdict(config)
-    name = options.name or default_name(module, config, preset)
     dataset = module.load(config, options.data_dir)
-    identity = {"experiment": short, "config": settings, "data_checksum": dataset.checksum}
-    folder = Folder.open(options.results_dir / short / name, identity, options.overwrite)
+    folder = Folder.open(
+        _path(module, config, options, preset),
+        _identity(module, config, dataset),
+        options.overwrite,
+    )
     if folder.finished:
         return folder
 
+    if show_progress:
+        print(machine.report(), file=sys.stderr)
+        if preset == "paper":  # may take days
+            print(f"{preset}: {estimate(module, config, dataset)}", file=sys.stderr)
     context = Context(folder, show_progress)
     rows = module.run(config, dataset, context)
     folder.write_rows("metrics.csv", rows)
@@ -142,13 +150,46 @@ def execute(
     with style.figure_style():
         figure = module.plot(rows, config)
         style.save(figure, folder)
-    command = " ".join(["python -m", f"experiments.{short}", *sys.argv[1:]])
+    command = " ".join(["python -m", f"experiments.{_short(module)}", *sys.argv[1:]])
     folder.write_json("manifest.json", manifest(config, dataset, command, start, context.seconds))
     for leftover in ("checkpoints", "partial"):
         import shutil
 
         shutil.rmtree(folder.path / leftover, ignore_errors=True)
     return folder
+
+
+def rehearse(module: ModuleType, config: Any, options: Options, *, preset: str) -> str:
+    """What a run would do, where, and what it would take; nothing is written.
+
+    Arguments as for `execute`.
+
+    Raises:
+      ResultsError: if the results folder holds a run of another configuration.
+    """
+    from experiments.common import machine
+
+    dataset = module.load(config, options.data_dir)
+    path = _path(module, config, options, preset)
+    there = Folder(path).holds(_identity(module, config, dataset), options.overwrite)
+    return "\n".join(
+        [
+            f"experiment: {_short(module)}, preset {preset}; a dry run, nothing is written",
+            f"device:     {machine.report()}",
+            f"data:       {dataset.name} ({dataset.checksum})",
+            f"results:    {path}, {there}",
+            f"cost:       {estimate(module, config, dataset)}",
+        ]
+    )
+
+
+def estimate(module: ModuleType, config: Any, dataset: Any) -> str:
+    """A line on what a run will take, of experiments that train networks."""
+    from experiments.common import cost
+
+    if not hasattr(module, "stages"):
+        return "no estimate for this experiment"
+    return cost.estimate(module.stages(config, dataset))
 
 
 def report(module: ModuleType, folder: Folder) -> None:
@@ -173,6 +214,24 @@ def default_name(module: ModuleType, config: Any, preset: str) -> str:
     digest = hashlib.sha256(json.dumps(different, sort_keys=True).encode()).hexdigest()[:6]
     dataset = f"-{config.dataset}" if "dataset" in different else ""
     return f"{preset}{dataset}-{digest}"
+
+
+def _short(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _path(module: ModuleType, config: Any, options: Options, preset: str) -> Path:
+    name = options.name or default_name(module, config, preset)
+    return options.results_dir / _short(module) / name
+
+
+def _identity(module: ModuleType, config: Any, dataset: Any) -> dict[str, Any]:
+    """What must agree for a run to go on."""
+    return {
+        "experiment": _short(module),
+        "config": dataclasses.asdict(config),
+        "data_checksum": dataset.checksum,
+    }
 
 
 def manifest(config: Any, dataset: Any, command: str, start: float, stages: dict) -> dict:

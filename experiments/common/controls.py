@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import iw_jax as iw
 from experiments.common import config as common
-from experiments.common import descent, style, tables
+from experiments.common import cost, descent, style, tables
 from experiments.common.context import Context
 from experiments.common.descent import Family, half_logdet
 from experiments.common.tables import Rows
@@ -88,6 +89,26 @@ class Point:
             f"{self.x:g}: {self.members.counts.tolist()} examples, {outputs.tolist()} outputs, "
             f"{self.num_steps} steps of {self.parts} at {self.rate:g}"
         )
+
+
+def stages(
+    points: Sequence[Point], task: iw.Task, config: Config, *, micro: int
+) -> list[cost.Stage]:
+    """What `measure` will take; see `cost`. Arguments as there."""
+    return [
+        cost.training(
+            task,
+            point.members.member(0).params,
+            optax.sgd(point.rate),
+            # Parts are computed one after the other, as if they were steps.
+            batch=micro,
+            steps=point.num_steps * point.parts,
+            networks=config.num_seeds,
+            num_matvecs=config.num_matvecs,
+            spectra=descent.SPECTRA,
+        )
+        for point in {point.label: point for point in points}.values()
+    ]
 
 
 def measure(

@@ -23,6 +23,7 @@ from iw_jax.task import take
 
 ABSENT = -1e9  # added to the logit of an output that is not there: its probability is exactly 0
 CHUNK = 250  # examples in a chunk of a curvature product
+SPECTRA = 2  # of a network: as it is, and at the matched temperature
 HALF = 0.5  # mean entropy of the predictions at the matched temperature, in units of ln K
 
 

@@ -52,12 +52,29 @@ class Folder:
                 f"the results folder {path} cannot be written ({error.strerror or error}); name "
                 "another with --results-dir, free some space, or change its permissions"
             ) from error
-        identity = json.loads(json.dumps(identity))  # tuples become lists, as they will on disk
         if (path / "config.json").exists():
             folder._require(identity)
         else:
             folder.write_json("config.json", identity)
         return folder
+
+    def holds(self, identity: Mapping[str, Any], overwrite: bool) -> str:
+        """What `open` would find here, in words; nothing is written.
+
+        Args:
+          identity: as for `open`.
+          overwrite: as for `open`.
+
+        Raises:
+          ResultsError: if it is a run of another identity that is not to be thrown away.
+        """
+        if not (self.path / "config.json").exists():
+            return "where there is no run yet"
+        run = f"where there is {'a finished' if self.finished else 'an unfinished'} run"
+        if overwrite:
+            return f"{run}, to be thrown away"
+        self._require(identity)
+        return f"{run}, to be {'shown again' if self.finished else 'gone on with'}"
 
     def clear(self) -> None:
         """Deletes what a run left here, and nothing else."""
@@ -81,6 +98,7 @@ class Folder:
                 f"{self.path / 'config.json'} cannot be read ({error}); start afresh with "
                 "--overwrite, or choose another --name"
             ) from error
+        identity = json.loads(json.dumps(identity))  # tuples become lists, as they are on disk
         if there == identity:
             return
         raise ResultsError(

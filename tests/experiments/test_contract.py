@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.common import command
+from experiments.common import command, cost
 from experiments.common.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,7 @@ NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 QUICK = ("beta_sweep", "zigzag")
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
+WITHOUT_NETWORKS = ("escape", "zigzag")  # of one weight or two; nothing to estimate
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.
 MAY_BE_NAN = ("fisher_",)
 
@@ -87,6 +88,23 @@ def test_the_help_names_every_setting_with_its_meaning(name, command_line):
     assert "--preset {quick,default,paper}" in text
     for setting in (*vars(module.Config()), "data_dir", "results_dir", "name", "overwrite"):
         assert re.search(rf"--{setting.replace('_', '-')}\b", text), setting
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
+    name, command_line, never_run, monkeypatch, tmp_path
+):
+    never_run(name)
+    monkeypatch.setattr(cost, "measured_rate", lambda _: 1e9)
+    arguments = ["--dry-run", "--preset", "quick", "--results-dir", tmp_path]
+    status, text = command_line(name, *arguments)
+    assert status == 0, text
+    assert f"experiment: {name}, preset quick" in text
+    assert f"{jax.device_count()} x cpu" in text
+    assert f"{tmp_path}/{name}/quick, where there is no run yet" in text
+    estimated = re.search(r"weights, .* steps of .* examples: .* FLOP, .* FLOP/s", text)
+    assert bool(estimated) == (name not in WITHOUT_NETWORKS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", RUN)
