@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.common import preemption
 from experiments.common.results import Folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,8 +52,15 @@ def main(name: str) -> None:
         config, options, preset = parse(module, sys.argv[1:])
         if config == module.PRESETS["quick"]:
             compile_in_haste()
-        folder = execute(module, config, options, preset=preset)
+        with preemption.listening() as stop:
+            folder = execute(module, config, options, preset=preset, stop=stop)
         report(module, folder)
+    except preemption.Stopped:
+        print(
+            "\nstopped by SIGTERM; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(preemption.STATUS)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")
     except _EXPECTED as error:
@@ -103,7 +111,13 @@ def compile_in_haste() -> None:
 
 
 def execute(
-    module: ModuleType, config: Any, options: Options, *, preset: str, show_progress: bool = True
+    module: ModuleType,
+    config: Any,
+    options: Options,
+    *,
+    preset: str,
+    show_progress: bool = True,
+    stop: preemption.Request | None = None,
 ) -> Folder:
     """Runs an experiment to its end and writes its results folder.
 
@@ -113,6 +127,7 @@ def execute(
       options: where things are.
       preset: the preset the config came from.
       show_progress: whether to draw a bar.
+      stop: a request to stop; None for one that nobody makes.
 
     Returns:
       The results folder.
@@ -130,7 +145,7 @@ def execute(
     if folder.finished:
         return folder
 
-    context = Context(folder, show_progress)
+    context = Context(folder, show_progress, stop=stop or preemption.Request())
     rows = module.run(config, dataset, context)
     folder.write_rows("metrics.csv", rows)
     rows = folder.read_rows("metrics.csv")  # figure and checks see what the table says, no more

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.common import preemption
 from experiments.common.results import ResultsError
 
 
@@ -14,10 +15,12 @@ class Ledger:
 
     Args:
       path: the file, made when the first value is.
+      stop: a request to stop, heeded after each value that is kept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: preemption.Request) -> None:
         self._path = path
+        self._stop = stop
         self._values: dict[str, Any] = {}
         if path.exists():
             kept = 0
@@ -48,4 +51,5 @@ class Ledger:
                     "computed so far is kept: make room, then give the same command again"
                 ) from error
             self._values[key] = value
+            self._stop.heed()
         return self._values[key]
