@@ -85,7 +85,7 @@ class Checkpoints:
             try:
                 found = self._read(step, like)
             except Exception as error:  # orbax raises whatever its storage layer raised
-                problems.append(f"step {step}: {str(error).strip()[:300]}")
+                problems.append(f"step {step}: {_brief(error)}")
                 continue
             if problems:
                 warnings.warn(
@@ -108,9 +108,7 @@ class Checkpoints:
         else:
             _require_same_shapes(there, like)
         places = {name: self._place(x) for name, x in like.items()}
-        return self._manager.restore(
-            step, args=self._ocp.args.PyTreeRestore(restore_args=places)
-        )
+        return self._manager.restore(step, args=self._ocp.args.PyTreeRestore(restore_args=places))
 
     def _place(self, like: Any) -> Any:
         if isinstance(like, jax.Array) and like.committed:
@@ -156,13 +154,19 @@ class Checkpoints:
         except Exception as error:  # orbax raises whatever its storage layer raised
             if not self._told:
                 warnings.warn(
-                    f"no checkpoint could be saved in {self._path} ({str(error).strip()[:200]}); "
+                    f"no checkpoint could be saved in {self._path} ({_brief(error)}); "
                     "going on without, so a stop now would lose what came after the last one",
                     stacklevel=3,
                 )
             self._told = True
             self._manager.close()
             self._manager = self._open()  # which removes half a checkpoint, and sees what is there
+
+
+def _brief(error: Exception) -> str:
+    """What storage layers say, without the middle: the cause comes last, after long paths."""
+    text = str(error).strip()
+    return text if len(text) < 300 else f"{text[:100]} ... {text[-150:]}"
 
 
 def _to_arrays(state: Any) -> tuple[dict[str, Any], Any]:
@@ -176,9 +180,7 @@ def _to_arrays(state: Any) -> tuple[dict[str, Any], Any]:
     }
 
     def rebuild(found: dict[str, Any]) -> Any:
-        values = [
-            _as(leaf, found[name]) for name, (_, leaf) in zip(arrays, leaves, strict=True)
-        ]
+        values = [_as(leaf, found[name]) for name, (_, leaf) in zip(arrays, leaves, strict=True)]
         return jax.tree.unflatten(treedef, values)
 
     return arrays, rebuild

@@ -110,7 +110,7 @@ class Context:
             checkpoints.close()
 
     def _keep(self, checkpoints: Checkpoints, step: int, state: Any) -> None:
-        """Saves a state if it is time to; and in any case where the run is to stop, which it does."""
+        """Saves a state if it is time to; where the run is to stop, in any case, and then stops."""
         last = self.stop.made
         checkpoints.save(step, state, force=last)
         if last:  # not asked again: a request in between finds its state not saved
