@@ -1,5 +1,6 @@
 """Saving and restoring the state of a long computation, by orbax."""
 
+import contextlib
 import logging
 import time
 import warnings
@@ -134,18 +135,15 @@ class Checkpoints:
         if self._manager.is_saving_in_progress() and not force:
             return
         arrays, _ = _to_arrays(state() if callable(state) else state)
-        self._attempt(self._finish)
+        self._attempt(self._manager.wait_until_finished)
         self._attempt(lambda: self._manager.save(step, args=self._ocp.args.PyTreeSave(arrays)))
         self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, (self._last - now) / LARGEST_SHARE)
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._attempt(self._finish)
+        self._attempt(self._manager.wait_until_finished)
         self._manager.close()
-
-    def _finish(self) -> None:
-        self._manager.wait_until_finished()
 
     def _attempt(self, part_of_saving: Callable[[], Any]) -> None:
         """Does it; a failure is told, once, and cleared away."""
@@ -159,7 +157,8 @@ class Checkpoints:
                     stacklevel=3,
                 )
             self._told = True
-            self._manager.close()
+            with contextlib.suppress(Exception):  # what failed behind the first failure
+                self._manager.close()
             self._manager = self._open()  # which removes half a checkpoint, and sees what is there
 
 

@@ -174,6 +174,7 @@ def test_a_disk_too_full_for_checkpoints_warns_once_and_the_run_goes_on(tmp_path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    monkeypatch.setattr(ocp.CheckpointManager, "close", full)  # where files were being written
     kept = Checkpoints(tmp_path)
     with pytest.warns(UserWarning, match="No space left") as told:
         kept.save(1, state(1), force=True)
