@@ -186,11 +186,11 @@ def local(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
 
 
-def agreed(value: bool) -> bool:
-    """What process 0 says, on all processes; each must ask, in the same order."""
+def anywhere(value: bool) -> bool:
+    """Whether it holds on any process; each must ask, in the same order."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def require_mesh(mesh: Any) -> None:
