@@ -157,7 +157,7 @@ def put(mesh: Mesh, tree: PyTree, spec: PartitionSpec = EVERYWHERE) -> PyTree:
     """Arrays that every process holds whole, placed on a mesh; without a spec on all devices."""
 
     def place(x: Any) -> jax.Array:
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             kind = jax.random.key_impl(x)
             return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=kind)
         own = np.asarray(x)
