@@ -28,7 +28,7 @@ from iw_jax.weights.sweeping import EXCHANGE_DRAWS, EXCHANGE_FROM
 
 FEW = 8  # examples that a look and a product are counted with
 FIRST = 3e8  # FLOPs of the first step that is timed, where one example has no more
-SECONDS = 0.3  # for which steps are timed, and that a step may take at most
+SECONDS = 0.5  # for which steps are timed, and that one of them may take
 
 # (key, examples, variables) -> what the optimiser minimises
 Loss = Callable[[jax.Array, iw.Task, Any], jax.Array]
@@ -51,6 +51,8 @@ class Stage:
       looks: passes of a network over all examples beside that, without a gradient.
       num_matvecs: curvature products, a pass each, of a spectrum; no more than weights are needed.
       spectra: of a network.
+      shared: whether networks side by side see the same examples in a step, as in a sweep; to gather
+        other ones for each takes time.
       at_most: whether steps or products are limits, for what ends when it has arrived.
     """
 
@@ -66,6 +68,7 @@ class Stage:
     looks: float = 0.0
     num_matvecs: int = 0
     spectra: float = 1.0
+    shared: bool = False
     at_most: bool = False
 
     @property
@@ -192,7 +195,7 @@ def codes(
     if num_betas > 1:
         passes += num_draws + (1 - EXCHANGE_FROM) * num_rounds * EXCHANGE_DRAWS
     variables = units, getattr(prior, "log_scale", None)
-    return Stage(task, code.mean, loss, variables, looks=looks + passes, **numbers)
+    return Stage(task, code.mean, loss, variables, looks=looks + passes, shared=True, **numbers)
 
 
 # --------------------------------------------------------------------------------- estimating
@@ -249,7 +252,8 @@ def measured_rate(stage: Stage) -> float:
     first = portion(FIRST)
     rate = _rate(stage, *first)
     second = portion(rate * SECONDS)
-    return rate if second <= first else _rate(stage, *second)
+    # A little more would tell little more, and compiles again.
+    return rate if math.prod(second) < 4 * math.prod(first) else _rate(stage, *second)
 
 
 def _rate(stage: Stage, networks: int, batch: int) -> float:
@@ -260,16 +264,18 @@ def _rate(stage: Stage, networks: int, batch: int) -> float:
     @jax.jit
     def steps(task: iw.Task, state: Any, number: int) -> Any:
         def step(i: jax.Array, state: Any) -> Any:
-            # Other examples each time, or XLA would take what is made of them out of the loop.
-            examples = take(task, (jnp.arange(batch) + i) % task.num_examples)
             key = jax.random.fold_in(jax.random.key(0), i)
 
-            def one(variables: Any, own: Any) -> Any:
+            def one(place: jax.Array, variables: Any, own: Any) -> Any:
+                # Other examples each time, or XLA would take what is made of them out of the loop.
+                examples = take(task, (jnp.arange(batch) + i + place) % task.num_examples)
                 gradient = jax.grad(lambda v: stage.loss(key, examples, v))(variables)
                 updates, own = stage.optimizer.update(gradient, own, variables)
                 return optax.apply_updates(variables, updates), own
 
-            return jax.vmap(one)(*state)
+            axes = (None if stage.shared else 0, 0, 0)
+            places = jnp.zeros((), int) if stage.shared else jnp.arange(networks)
+            return jax.vmap(one, axes)(places, *state)
 
         return jax.lax.fori_loop(0, number, step, state)
 
@@ -282,7 +288,7 @@ def _rate(stage: Stage, networks: int, batch: int) -> float:
     seconds(1)  # compiles
     number, taken = 1, seconds(1)
     while taken < SECONDS:
-        number *= max(2, math.ceil(SECONDS / taken / 2))
+        number *= math.ceil(1.2 * SECONDS / taken)
         taken = seconds(number)
     return networks * number * step_flops(stage, batch) / taken
 
