@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.checksums import sums
 from experiments.common.results import ResultsError
 from iw_jax import parallel, trees
 
@@ -104,13 +105,16 @@ class Checkpoints:
 
     def _read(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
         """The arrays of one checkpoint, placed as those they shall be like; else on the host."""
-        there = self._manager.item_metadata(step).tree
+        there = self._manager.item_metadata(step)
         if like is None:
-            like = dict.fromkeys(there)
+            like = dict.fromkeys(there.tree)
         else:
-            _require_same_shapes(there, like)
+            _require_same_shapes(there.tree, like)
         places = {name: self._place(x) for name, x in like.items()}
-        return self._manager.restore(step, args=self._ocp.args.PyTreeRestore(restore_args=places))
+        found = self._manager.restore(step, args=self._ocp.args.PyTreeRestore(restore_args=places))
+        if sums(found) != there.custom_metadata:
+            raise ValueError("its arrays are not those that were saved")
+        return found
 
     def _place(self, like: Any) -> Any:
         if isinstance(like, jax.Array) and like.committed:
@@ -136,7 +140,8 @@ class Checkpoints:
             return
         arrays, _ = _to_arrays(state() if callable(state) else state)
         self._attempt(self._manager.wait_until_finished)
-        self._attempt(lambda: self._manager.save(step, args=self._ocp.args.PyTreeSave(arrays)))
+        args = self._ocp.args.PyTreeSave(arrays, custom_metadata=sums(arrays))
+        self._attempt(lambda: self._manager.save(step, args=args))
         self._last = time.monotonic()
         self._pause = max(SECONDS_BETWEEN, (self._last - now) / LARGEST_SHARE)
 

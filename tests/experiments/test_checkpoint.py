@@ -13,9 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.common import checkpoint, results
+from experiments.common import checkpoint, checksums, results
 from experiments.common.checkpoint import Checkpoints
-from tests.experiments.tiny import truncate
+from tests.experiments import tiny
 
 
 def state(step=0):
@@ -41,13 +41,17 @@ def saved(path, *steps):
     kept.close()
 
 
+def rows(number):
+    """The first axis over that many devices."""
+    mesh = Mesh(np.array(jax.devices()[:number]), ("members",))
+    return NamedSharding(mesh, PartitionSpec("members"))
+
+
 def spread(number):
     """The same state over that many devices: weights by rows, keys one after the other."""
-    mesh = Mesh(np.array(jax.devices()[:number]), ("members",))
-    rows = NamedSharding(mesh, PartitionSpec("members"))
     return jax.device_put(
         {"keys": jax.random.split(jax.random.key(3), 4), "weights": jnp.arange(24.0).reshape(4, 6)},
-        rows,
+        rows(number),
     )
 
 
@@ -139,7 +143,7 @@ def test_only_the_newest_two_are_kept(tmp_path):
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_can_be_saved_anew(tmp_path):
     saved(tmp_path, 1, 2)
-    truncate(tmp_path / "2")
+    tiny.truncate(tiny.files_of(tmp_path / "2"))
     kept = Checkpoints(tmp_path)
     with pytest.warns(UserWarning, match="is damaged; going on from step 1"):
         same(kept.restore(state()), state(1))
@@ -148,9 +152,43 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_can_be_saved_anew(
     same(Checkpoints(tmp_path).restore(state()), state(2))
 
 
+@pytest.mark.parametrize("like", [True, False])
+def test_a_single_bit_that_turned_is_damage(like, tmp_path):
+    saved(tmp_path, 1)
+    noise = {"weights": np.random.default_rng(0).standard_normal(1000)}
+    kept = Checkpoints(tmp_path)
+    kept.save(2, noise, force=True)
+    kept.save(3, noise, force=True)
+    kept.close()
+    tiny.turn_a_bit(tiny.files_of(tmp_path / "3"))
+    kept = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match="is damaged; going on from step 2"):
+        same(kept.restore(noise) if like else kept.restore_arrays(), noise)
+
+
+DTYPES = ["bool", "int8", "uint16", "int32", "float32", "float64", "int64", "bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_bits_depend_on_each_bit_and_not_on_the_place(dtype):
+    with jax.enable_x64(True):
+        drawn = jax.random.normal(jax.random.key(1), (4, 3)) * 40
+        spread_out = jax.device_put(
+            (drawn > 0 if dtype == "bool" else drawn).astype(dtype), rows(2)
+        )
+        host = np.asarray(spread_out)
+        whole = checksums.sums({"x": spread_out, "y": host, "z": host[0, 0]})
+        assert whole["x"] == whole["y"] != whole["z"]
+        for bit in range(1 if dtype == "bool" else 8 * host.dtype.itemsize):
+            turned = host.copy()
+            octets = turned.reshape(-1).view(np.uint8)
+            octets[bit // 8] ^= 1 << bit % 8
+            assert checksums.sums({"x": turned})["x"] != whole["x"]
+
+
 def test_no_usable_checkpoint_is_an_error_that_names_the_mend(tmp_path):
     saved(tmp_path, 1)
-    truncate(tmp_path / "1")
+    tiny.truncate(tiny.files_of(tmp_path / "1"))
     with pytest.raises(results.ResultsError, match=r"damaged or.*--overwrite"):
         Checkpoints(tmp_path).restore(state())
     assert (tmp_path / "1").exists(), "a file that might be repaired was thrown away"

@@ -138,7 +138,7 @@ def test_a_truncated_checkpoint_costs_one_round_and_is_told(unbroken, tmp_path, 
             run(tmp_path)
     saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
     assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["50", "60"]
-    tiny.truncate(saved / "60")
+    tiny.truncate(tiny.files_of(saved / "60"))
     steps = stop_at(monkeypatch, iw, "sweep_step", 0)
     with pytest.warns(UserWarning, match="damaged; going on from step 50"):
         run(tmp_path)

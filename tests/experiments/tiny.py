@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,35 @@ FLAGS = [
 ]
 
 
-def truncate(folder):
-    """What a machine that crashed while it wrote may leave of the files of a folder."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
+def files_of(folder):
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def truncate(files):
+    """As a machine that crashed while it wrote may leave them."""
+    for file in files:
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def overwrite(files):
+    for file in files:
+        file.write_bytes(random.Random(0).randbytes(file.stat().st_size))
+
+
+def remove(files):
+    for file in files:
+        file.unlink()
+
+
+def turn_a_bit(files):
+    """In the largest of them, which holds most of the arrays."""
+    file = max(files, key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = (truncate, overwrite, remove, turn_a_bit)
 
 
 def poisoned(sweep_step, number):

@@ -94,7 +94,7 @@ def test_sigterm_finishes_the_round_saves_and_exits_with_143(sweep, goes_on):
     goes_on()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "overwritten", "emptied"])
+@pytest.mark.parametrize("damage", tiny.DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(
     damage, sweep, goes_on
 ):
@@ -103,14 +103,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(
     process.kill()
     processes.ended(process)
     *_, before, newest = sweep.steps_saved()
-    folder = sweep.training / str(newest)
-    if damage == "truncated":
-        tiny.truncate(folder)
-    for file in [f for f in folder.rglob("*") if f.is_file()]:
-        if damage == "overwritten":
-            file.write_bytes(random.Random(0).randbytes(file.stat().st_size))
-        if damage == "emptied":
-            file.unlink()
+    damage(tiny.files_of(sweep.training / str(newest)))
     said = goes_on()
     assert f"is damaged; going on from step {before}" in said
 
