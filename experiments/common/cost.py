@@ -51,7 +51,7 @@ class Stage:
       looks: passes of a network over all examples beside that, without a gradient.
       num_matvecs: curvature products, a pass each, of a spectrum; no more than weights are needed.
       spectra: of a network.
-      shared: whether networks side by side see the same examples in a step, as in a sweep; to gather
+      shared: whether networks side by side see the same examples in a step, as in a sweep; to take
         other ones for each takes time.
       at_most: whether steps or products are limits, for what ends when it has arrived.
     """

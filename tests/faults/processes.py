@@ -5,15 +5,17 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from experiments.common.results import Folder
 from tests.experiments import tiny
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds; a run takes a tenth of that
+PATIENCE = 300  # seconds; a run takes ten, to miss a process a hundred
 # Checkpoints as often as they can be written, so that a fault meets one at any moment; no figure,
 # which would take longer than the rest. A fault that is in the program is one more line.
 PROGRAM = """
@@ -21,6 +23,7 @@ import matplotlib.pyplot as plt
 import iw_jax as iw
 from experiments import beta_sweep
 from experiments.common import checkpoint, command
+from experiments.common.results import Folder
 from tests.experiments import tiny
 checkpoint.SECONDS_BETWEEN, checkpoint.LARGEST_SHARE = 0, float("inf")
 beta_sweep.plot = lambda *_: plt.figure()
@@ -49,12 +52,13 @@ class Sweep:
     def training(self):
         return self.folder / "checkpoints" / "training"
 
-    def start(self, fault=""):
-        words = ["--preset", "quick", *tiny.FLAGS, "--results-dir", str(self.place)]
+    def start(self, fault="", flags=(), devices=1):
+        words = ["--preset", "quick", *tiny.FLAGS, "--results-dir", str(self.place), *flags]
+        own = {"JAX_COMPILATION_CACHE_DIR": str(self.programs), "JAX_NUM_CPU_DEVICES": str(devices)}
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(fault=fault), *words, "--name", "tiny"],
             cwd=ROOT,
-            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self.programs)},
+            env={**os.environ, **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,6 +67,18 @@ class Sweep:
     def run(self, fault=""):
         """Runs the command to its end: (exit status, what it said)."""
         return ended(self.start(fault))
+
+    def start_together(self, count):
+        """The run in so many processes on the loopback interface."""
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{found.getsockname()[1]}"
+        flags = "--coordinator", coordinator, "--num-processes", str(count), "--process-id"
+        return [self.start(flags=(*flags, str(i))) for i in range(count)]
+
+    def rows(self):
+        """The table that the run wrote."""
+        return Folder(self.folder).read_rows("metrics.csv")
 
     def numbers(self):
         """What the run found, byte for byte."""

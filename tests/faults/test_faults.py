@@ -8,7 +8,6 @@ import contextlib
 import os
 import random
 import resource
-import shutil
 import signal
 import stat
 import subprocess
@@ -24,44 +23,6 @@ pytestmark = pytest.mark.faults
 KILLS = 20
 _draw = random.Random(KILLS)
 MOMENTS = [_draw.random() for _ in range(KILLS)]  # parts of a run's time
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """What the sweep compiles, so that the runs below do not have to."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, programs):
-    """What the run finds that nothing happens to, and the seconds from its folder to its end."""
-    place = tmp_path_factory.mktemp("unbroken")
-    for name in ("compiling", "compiled"):
-        sweep = processes.Sweep(place / name, programs)
-        process = sweep.start()
-        processes.until(process, (sweep.folder / "config.json").exists)
-        start = time.monotonic()
-        status, said = processes.ended(process)
-        assert status == 0, said
-    return sweep.numbers(), time.monotonic() - start
-
-
-@pytest.fixture
-def sweep(tmp_path, programs, unbroken):  # noqa: ARG001  (which compiles the programs)
-    return processes.Sweep(tmp_path / "results", shutil.copytree(programs, tmp_path / "programs"))
-
-
-@pytest.fixture
-def goes_on(sweep, unbroken):
-    """Gives the same command again: it must end as if nothing had happened."""
-
-    def check():
-        status, said = sweep.run()
-        assert status == 0, said
-        assert sweep.numbers() == unbroken[0]
-        return said
-
-    return check
 
 
 def mishap(status, said):
