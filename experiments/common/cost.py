@@ -30,6 +30,8 @@ FEW = 8  # examples that a look and a product are counted with
 FIRST = 3e8  # FLOPs of the first step that is timed, where one example has no more
 SECONDS = 0.5  # for which steps are timed, and that one of them may take
 
+UNITS = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60}  # seconds
+
 # (key, examples, variables) -> what the optimiser minimises
 Loss = Callable[[jax.Array, iw.Task, Any], jax.Array]
 
@@ -317,7 +319,7 @@ def _short(value: float) -> str:
 
 def in_words(seconds: float) -> str:
     """A time in its largest unit, two digits."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for unit, size in UNITS.items():
         if seconds >= 1.5 * size:
             number = seconds / size
             return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
