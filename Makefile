@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target that needs it makes. `make` alone lists the targets.
 #   PYTHON=python3.12 make test     choose the Python
-#   make sweep ARGS="--help"        pass flags on; also for test, test-all and test-latest
+#   make sweep ARGS="--help"        pass flags on; also for test, test-all, test-latest and faults
 
 VENV   := .venv
 LATEST := .venv-latest
@@ -8,7 +8,7 @@ ARGS   ?=
 export PYTHON VENV LATEST
 
 .DEFAULT_GOAL := help
-.PHONY: help env sweep test test-all test-latest lint format docs bench clean
+.PHONY: help env sweep test test-all test-latest faults lint format docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-all: env  ## run every test, the slow ones too, on programs as users compil
 test-latest:  ## run the tests on Python 3.12 or newer with the newest releases, in .venv-latest
 	@sh -c "$$FUNCTIONS$$ENV_LATEST"
 	@$(LATEST)/bin/python -m pytest $(ARGS)
+
+faults: env  ## kill, fill up and damage runs in every way that they must survive
+	@$(VENV)/bin/python -m pytest -m faults -n 0 -v tests/faults $(ARGS)
 
 lint: env  ## check style, formatting and types
 	@$(VENV)/bin/python -m ruff check .

@@ -37,6 +37,9 @@ from iw_jax.estimates import combine_independent as combine_independent
 from iw_jax.likelihoods import Bernoulli as Bernoulli
 from iw_jax.likelihoods import Categorical as Categorical
 from iw_jax.likelihoods import GaussianLikelihood as GaussianLikelihood
+from iw_jax.parallel import make_mesh as make_mesh
+from iw_jax.parallel import own_rows as own_rows
+from iw_jax.parallel import spread as spread
 from iw_jax.task import Task as Task
 from iw_jax.task import nll as nll
 from iw_jax.weights import Certificate as Certificate

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from iw_jax import checks, compiler, trees
 from iw_jax.likelihoods import Likelihood
 from iw_jax.trees import PyTree
+
+DATA = "data"  # the axis of a mesh that examples are dealt out over; see `iw_jax.parallel`
 
 
 @trees.record
@@ -25,6 +28,8 @@ class Task:
       weights: (N,), non-negative; 0 masks an example: the network never sees its inputs (they are
         replaced by another example's, so that no NaN of it can reach a gradient). None for all
         ones.
+      mesh: where `iw.spread` has dealt out the examples; None for one device.
+      num_padding: rows at the end that are no examples, there to divide evenly.
 
     Raises:
       ValueError: for N = 0, leading axes that differ, non-finite inputs, weights that are negative
@@ -36,6 +41,8 @@ class Task:
     inputs: PyTree
     targets: Any
     weights: Any = None
+    mesh: Mesh | None = trees.static(default=None)
+    num_padding: int = trees.static(default=0)
 
     def __post_init__(self) -> None:
         """Checks what can be known without running the network."""
@@ -73,6 +80,11 @@ class Task:
     @property
     def num_examples(self) -> int:
         """N, masked examples included."""
+        return self.num_rows - self.num_padding
+
+    @property
+    def num_rows(self) -> int:
+        """Length of the arrays: N, and padding."""
         return jax.tree.leaves(self.inputs)[0].shape[0]
 
 
@@ -84,7 +96,7 @@ def check_task(task: Task, params: PyTree) -> tuple[int, ...]:
       params: parameters of its network.
 
     Returns:
-      The shape (N, ...) of the network's outputs.
+      The shape (N, ...) of the network's outputs; N with padding.
 
     Raises:
       ValueError: for parameters that the network does not take, outputs that are no array with
@@ -94,7 +106,8 @@ def check_task(task: Task, params: PyTree) -> tuple[int, ...]:
     """
     compiler.require_sound()
     checks.finite("params", params)
-    two = jax.tree.map(lambda x: x[:2], task.inputs)  # shapes do not depend on how many there are
+    count = min(2, task.num_rows)  # shapes do not depend on how many there are
+    two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), task.inputs)
     try:
         outputs = jax.eval_shape(task.apply_fn, params, two)
     except Exception as error:
@@ -103,13 +116,12 @@ def check_task(task: Task, params: PyTree) -> tuple[int, ...]:
             f"parameters {_shapes(params)} and inputs {_shapes(task.inputs)}: "
             f"{type(error).__name__}: {str(error).strip()[:400]}"
         ) from error
-    count = min(2, task.num_examples)
     if not hasattr(outputs, "shape") or outputs.shape[:1] != (count,):
         raise ValueError(
             "apply_fn must return one array with the examples on its leading axis, got "
             f"{_shapes(outputs)} for {count} examples"
         )
-    shape = (task.num_examples, *outputs.shape[1:])
+    shape = (task.num_rows, *outputs.shape[1:])
     task.likelihood.check(shape, task.targets)
     return shape
 
@@ -127,27 +139,57 @@ def take(task: Task, indices: jax.Array, factor: Any = 1.0) -> Task:
     inputs = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), task.inputs)
     targets = jnp.take(task.targets, indices, axis=0)
     weights = factor * jnp.take(task.weights, indices, axis=0)
-    return trees.replace(task, inputs=inputs, targets=targets, weights=weights)
+    return _on_one_device(task, inputs, targets, weights)
 
 
 def sum_over_examples(
-    function: Callable[[Task], PyTree], task: Task, batch_size: int | None = None
+    function: Callable[..., PyTree], task: Task, *arguments: PyTree, batch_size: int | None = None
 ) -> PyTree:
-    """Σ over chunks of `function(chunk)`, so that memory does not grow with N.
+    """Σ over chunks of `function(chunk, *arguments)`, so that memory does not grow with N.
+
+    Where the examples are spread over devices, each sums its own and one all-reduce sums the sums.
 
     Args:
       function: maps a task of at most `batch_size` examples to a pytree that is additive over
-        examples and linear in their weights.
+        examples and linear in their weights. What it differentiates must be among `arguments`.
       task: the task.
-      batch_size: examples a chunk; None for all at once.
+      *arguments: the same for every chunk.
+      batch_size: examples a chunk, on each device; None for all at once.
 
     Returns:
-      function(task), up to the order of summation.
+      function(task, *arguments), up to the order of summation.
     """
     checks.optional_at_least("batch_size", batch_size, 1)
-    num = task.num_examples
+    if task.mesh is None:
+        return _sum_over_chunks(function, task, arguments, batch_size)
+
+    def own(inputs: PyTree, targets: Any, weights: Any, likelihood: Any, arguments: Any) -> PyTree:
+        own = trees.replace(_on_one_device(task, inputs, targets, weights), likelihood=likelihood)
+        return jax.lax.psum(_sum_over_chunks(function, own, arguments, batch_size), DATA)
+
+    dealt, same = PartitionSpec(DATA), PartitionSpec()
+    return jax.shard_map(
+        own,
+        mesh=task.mesh,
+        in_specs=(dealt, dealt, dealt, same, same),
+        out_specs=same,
+        # With it JAX would sum gradients taken inside over the devices, each by itself.
+        check_vma=False,
+    )(task.inputs, task.targets, task.weights, task.likelihood, arguments)
+
+
+def _on_one_device(task: Task, inputs: PyTree, targets: Any, weights: Any) -> Task:
+    return trees.replace(
+        task, inputs=inputs, targets=targets, weights=weights, mesh=None, num_padding=0
+    )
+
+
+def _sum_over_chunks(
+    function: Callable[..., PyTree], task: Task, arguments: Any, batch_size: int | None
+) -> PyTree:
+    num = task.num_rows
     if batch_size is None or batch_size >= num:
-        return function(task)
+        return function(task, *arguments)
 
     def add_chunk(total, first):
         # The last chunk is moved back to end at N; what it repeats is masked.
@@ -159,10 +201,10 @@ def sum_over_examples(
         )
         inputs, targets, weights = chunk
         weights = jnp.where(indices >= first, weights, 0)
-        part = function(trees.replace(task, inputs=inputs, targets=targets, weights=weights))
-        return jax.tree.map(jnp.add, total, part), None
+        chunk = trees.replace(task, inputs=inputs, targets=targets, weights=weights)
+        return jax.tree.map(jnp.add, total, function(chunk, *arguments)), None
 
-    shapes = jax.eval_shape(function, take(task, jnp.arange(batch_size)))
+    shapes = jax.eval_shape(function, take(task, jnp.arange(batch_size)), *arguments)
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add_chunk, zero, jnp.arange(0, num, batch_size))[0]
 
@@ -180,7 +222,7 @@ def nll(task: Task, params: PyTree, *, batch_size: int | None = None) -> jax.Arr
       TypeError: for targets of the wrong type.
     """
 
-    def loss(chunk: Task) -> jax.Array:
+    def loss(chunk: Task, params: PyTree) -> jax.Array:
         live = chunk.weights > 0  # outputs of the others may be inf or NaN: their nll must not be
         outputs = chunk.apply_fn(params, chunk.inputs)
         chunk.likelihood.check(outputs.shape, chunk.targets)  # traced targets: their shape only
@@ -188,7 +230,9 @@ def nll(task: Task, params: PyTree, *, batch_size: int | None = None) -> jax.Arr
         nats = chunk.likelihood.nll(outputs, chunk.targets)
         return jnp.sum(jnp.where(live, chunk.weights * nats, 0))
 
-    return sum_over_examples(loss, task, batch_size)
+    if batch_size is None:  # spread or not: the compiler sums over devices, gradients along with it
+        return loss(task, params)
+    return sum_over_examples(loss, task, params, batch_size=batch_size)
 
 
 def _select(live: Any, x: Any, other: Any) -> jax.Array:

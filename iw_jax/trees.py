@@ -89,11 +89,16 @@ def by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def is_concrete(tree: PyTree) -> bool:
-    """Whether every leaf holds numbers now, so that values (not only shapes) can be checked."""
+    """Whether every leaf holds numbers now, so that values (not only shapes) can be checked.
+
+    A tracer does not, nor, here, an array of which other processes hold a part.
+    """
     try:
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, jax.Array):
                 leaf.devices()  # a tracer lives on no device
+                if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+                    return False
     except jax.errors.ConcretizationTypeError:
         return False
     return True

@@ -116,7 +116,7 @@ def test_inputs_may_be_any_pytree(batch_size):
 
 def test_sums_over_examples_may_be_pytrees():
     parts = tasks.sum_over_examples(
-        lambda t: {"count": jnp.sum(t.weights > 0), "x": t.weights @ t.inputs}, task(), 4
+        lambda t: {"count": jnp.sum(t.weights > 0), "x": t.weights @ t.inputs}, task(), batch_size=4
     )
     assert parts["count"] == 10
     np.testing.assert_allclose(parts["x"], X.sum(0), rtol=1e-12)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.common import preemption
 from experiments.common.results import Folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +33,12 @@ class Options:
       name: of the run; by default the preset, with a suffix where flags changed it.
       overwrite: start afresh in a folder that holds a run.
       dry_run: load the data and say what the run would do and take; compute and write nothing.
+      data_devices: parts that the examples of a step are dealt out to; members get what is left.
+      model_devices: parts that the weights of a sweep are dealt out to.
+      distributed: this is one of several processes, as a TPU pod, Slurm or Open MPI says.
+      coordinator: the same, elsewhere: address and port of process 0.
+      num_processes: how many, with a coordinator.
+      process_id: which this is, with a coordinator.
     """
 
     data_dir: Path | None = None
@@ -39,6 +46,12 @@ class Options:
     name: str | None = None
     overwrite: bool = False
     dry_run: bool = False
+    data_devices: int = 1
+    model_devices: int = 1
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 def main(name: str) -> None:
@@ -53,11 +66,20 @@ def main(name: str) -> None:
         config, options, preset = parse(module, sys.argv[1:])
         if config == module.PRESETS["quick"]:
             compile_in_haste()
+        start_processes(options)
         if options.dry_run:
             print(rehearse(module, config, options, preset=preset))
             return
-        folder = execute(module, config, options, preset=preset)
-        report(module, folder)
+        with preemption.listening() as stop:
+            folder = execute(module, config, options, preset=preset, stop=stop)
+        if folder.writes:
+            report(module, folder)
+    except preemption.Stopped:
+        print(
+            "\nstopped by SIGTERM; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(preemption.STATUS)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")
     except _EXPECTED as error:
@@ -106,8 +128,35 @@ def compile_in_haste() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+def start_processes(options: Options) -> None:
+    """Joins the other processes of the run, where there are any."""
+    from iw_jax import parallel
+
+    numbers = options.coordinator, options.num_processes, options.process_id
+    if options.distributed or any(number is not None for number in numbers):
+        parallel.start(*numbers)
+
+
+def mesh_of(options: Options) -> Any:
+    """All devices; None where there is one."""
+    import jax
+
+    import iw_jax as iw
+
+    parts = {"data": options.data_devices, "model": options.model_devices}
+    if jax.device_count() == 1 and set(parts.values()) == {1}:
+        return None
+    return iw.make_mesh(**parts)
+
+
 def execute(
-    module: ModuleType, config: Any, options: Options, *, preset: str, show_progress: bool = True
+    module: ModuleType,
+    config: Any,
+    options: Options,
+    *,
+    preset: str,
+    show_progress: bool = True,
+    stop: preemption.Request | None = None,
 ) -> Folder:
     """Runs an experiment to its end and writes its results folder.
 
@@ -117,29 +166,36 @@ def execute(
       options: where things are.
       preset: the preset the config came from.
       show_progress: whether to draw a bar.
+      stop: a request to stop; None for one that nobody makes.
 
     Returns:
-      The results folder.
+      The results folder; of several processes only the first one's is written.
     """
+    import jax
+
     from experiments.common import machine, style
     from experiments.common.context import Context
+    from iw_jax import parallel
 
     start = time.time()
+    mesh = mesh_of(options)
     dataset = module.load(config, options.data_dir)
-    folder = Folder.open(
-        _path(module, config, options, preset),
-        _identity(module, config, dataset),
-        options.overwrite,
-    )
-    if folder.finished:
+    path = _path(module, config, options, preset)
+    if jax.process_index() == 0:  # the one that writes
+        folder = Folder.open(path, _identity(module, config, dataset), options.overwrite)
+    else:
+        folder, show_progress = Folder(path, writes=False), False
+    if parallel.anywhere(folder.writes and folder.finished):
         return folder
 
     if show_progress:
         print(machine.report(), file=sys.stderr)
         if preset == "paper":  # may take days
             print(f"{preset}: {estimate(module, config, dataset)}", file=sys.stderr)
-    context = Context(folder, show_progress)
+    context = Context(folder, show_progress, stop=stop or preemption.Request(), mesh=mesh)
     rows = module.run(config, dataset, context)
+    if not folder.writes:
+        return folder
     folder.write_rows("metrics.csv", rows)
     rows = folder.read_rows("metrics.csv")  # figure and checks see what the table says, no more
     checks = module.check(rows, config)

@@ -4,17 +4,19 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 import iw_jax as iw
+from experiments.common import preemption
 from experiments.common.checkpoint import Checkpoints
 from experiments.common.ledger import Ledger
 from experiments.common.results import Folder
+from iw_jax import parallel
 from iw_jax.curvature import growing
 from iw_jax.curvature.growing import Growth
 
@@ -31,15 +33,25 @@ class Context:
       show_progress: whether to draw a bar.
       seconds: wall time of each stage, for the manifest.
       notes: what the summary says beyond the table, such as ratios of times.
+      stop: a request to stop, heeded after each piece of work that is kept.
+      mesh: the devices of sweeps; None for one.
     """
 
     folder: Folder
     show_progress: bool = True
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    stop: preemption.Request = dataclasses.field(default_factory=preemption.Request)
+    mesh: Mesh | None = None
 
     def track(self, items: Iterable[_T], stage: str, total: int | None = None) -> Iterator[_T]:
-        """Yields items under a progress bar with the time left."""
+        """Yields items under a progress bar with the time left; stops between them if asked to."""
+        for item in self._shown(items, stage, total):
+            yield item
+            if parallel.anywhere(self.stop.made):
+                raise preemption.Stopped
+
+    def _shown(self, items: Iterable[_T], stage: str, total: int | None = None) -> Iterator[_T]:
         start = time.monotonic()
         yield from tqdm(
             items, stage, total=total, bar_format=_BAR, disable=not self.show_progress, leave=False
@@ -55,27 +67,28 @@ class Context:
           stage: name of the bar and of the checkpoints.
           **options: as for `iw.make_sweep`.
         """
-        problem, state = iw.make_sweep(*args, **options)
+        problem, state = iw.make_sweep(*args, mesh=self.mesh, **options)
         checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
         try:
             state = checkpoints.restore(state)
             done = -(-int(state.step) // problem.round_length)
-            for _ in self.track(range(done, problem.num_rounds), stage):
+            for _ in self._shown(range(done, problem.num_rounds), stage):
                 state = iw.sweep_step(problem, state)
-                checkpoints.save(int(state.step), state)
+                self._keep(checkpoints, int(state.step), state)
             checkpoints.save(int(state.step), state, force=True)
         finally:
             checkpoints.close()
-        return iw.sweep_finish(problem, state, num_draws=num_draws)
+        result = iw.sweep_finish(problem, state, num_draws=num_draws)
+        return result if self.mesh is None else parallel.local(result)
 
     def iterate(self, step: Callable[[int, _T], _T], state: _T, number: int, stage: str) -> _T:
         """state = step(i, state) for i < number, with progress and checkpoints as `sweep`."""
         checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
         try:
             done, state = checkpoints.restore((np.zeros((), int), state))
-            for i in self.track(range(int(done), number), stage):
+            for i in self._shown(range(int(done), number), stage):
                 state = jax.block_until_ready(step(i, state))  # else the bar runs ahead
-                checkpoints.save(i + 1, (np.array(i + 1), state))
+                self._keep(checkpoints, i + 1, (np.array(i + 1), state))
             checkpoints.save(number, (np.array(number), state), force=True)
         finally:
             checkpoints.close()
@@ -95,11 +108,18 @@ class Context:
 
                 def keep(state: Growth) -> None:
                     show(state.spent)
-                    checkpoints.save(state.spent, lambda: growing.pack(state))
+                    self._keep(checkpoints, state.spent, lambda: growing.pack(state))
 
                 return measure(stored=checkpoints.restore_arrays(), callback=keep)
         finally:
             checkpoints.close()
+
+    def _keep(self, checkpoints: Checkpoints, step: int, state: Any) -> None:
+        """Saves a state if it is time to; where the run is to stop, in any case, and then stops."""
+        last = parallel.anywhere(self.stop.made)
+        checkpoints.save(step, state, force=last)
+        if last:  # not asked again: a request in between finds its state not saved
+            raise preemption.Stopped
 
     @contextlib.contextmanager
     def bar(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -118,4 +138,7 @@ class Context:
 
     def ledger(self, stage: str) -> Ledger:
         """Finished pieces of a stage; see `Ledger`."""
-        return Ledger(Path(self.folder.path) / "partial" / f"{stage}.jsonl")
+        # Several processes stop together, between items of `track`.
+        stop = self.stop if jax.process_count() == 1 else preemption.Request()
+        path = self.folder.path / "partial" / f"{stage}.jsonl"
+        return Ledger(path, stop, self.folder.writes)

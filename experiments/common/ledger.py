@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.common import preemption
 from experiments.common.results import ResultsError
 
 
@@ -14,10 +15,14 @@ class Ledger:
 
     Args:
       path: the file, made when the first value is.
+      stop: a request to stop, heeded after each value that is kept.
+      writes: whether this process keeps values there, or only reads what others kept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: preemption.Request, writes: bool = True) -> None:
         self._path = path
+        self._stop = stop
+        self._writes = writes
         self._values: dict[str, Any] = {}
         if path.exists():
             kept = 0
@@ -31,21 +36,26 @@ class Ledger:
                     break
                 self._values[key] = value
                 kept += len(line)
-            if kept < len(content):
+            if writes and kept < len(content):
                 os.truncate(path, kept)  # whole lines stay where they are
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The value of `key`, computed only if no earlier run did; JSON keeps floats exactly."""
         if key not in self._values:
             value = compute()
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._path, "a") as file:
-                    file.write(json.dumps([key, value]) + "\n")
-            except OSError as error:
-                raise ResultsError(
-                    f"{self._path} could not be written ({error.strerror or error}); what was "
-                    "computed so far is kept: make room, then give the same command again"
-                ) from error
+            if self._writes:
+                self._append(key, value)
             self._values[key] = value
+            self._stop.heed()
         return self._values[key]
+
+    def _append(self, key: str, value: Any) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a") as file:
+                file.write(json.dumps([key, value]) + "\n")
+        except OSError as error:
+            raise ResultsError(
+                f"{self._path} could not be written ({error.strerror or error}); what was "
+                "computed so far is kept: make room, then give the same command again"
+            ) from error

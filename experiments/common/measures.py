@@ -48,11 +48,12 @@ def accuracies(
     """
 
     def accuracy(task, params):
-        def hits(chunk):
+        def hits(chunk, params):
             right = jnp.argmax(chunk.apply_fn(params, chunk.inputs), -1) == chunk.targets
             return jnp.sum(chunk.weights * right)
 
-        return sum_over_examples(hits, task, batch_size) / task.weights.sum()
+        total = sum_over_examples(hits, task, params, batch_size=batch_size)
+        return total / task.weights.sum()
 
     def member(code, labels, weights, key):
         own = trees.replace(train, targets=labels, weights=weights)

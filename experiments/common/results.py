@@ -24,9 +24,11 @@ class Folder:
 
     Attributes:
       path: the folder.
+      writes: whether this process writes there; of several only the first does.
     """
 
     path: Path
+    writes: bool = True
 
     @staticmethod
     def open(path: Path, identity: Mapping[str, Any], overwrite: bool) -> "Folder":

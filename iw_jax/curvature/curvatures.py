@@ -155,7 +155,7 @@ class _GaussNewton:
     metric: Callable[[Task, jax.Array], Callable[[jax.Array], jax.Array]]
 
     def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
-        def on_chunk(chunk: Task) -> PyTree:
+        def on_chunk(chunk: Task, V: PyTree, params: PyTree) -> PyTree:
             # Linearised once a chunk; the probes share the forward pass and its residuals.
             outputs, jvp = jax.linearize(lambda p: chunk.apply_fn(p, chunk.inputs), params)
             vjp = jax.linear_transpose(jvp, params)
@@ -169,7 +169,7 @@ class _GaussNewton:
 
             return _each_probe(product, V)
 
-        return sum_over_examples(on_chunk, task, self.batch_size)
+        return sum_over_examples(on_chunk, task, V, params, batch_size=self.batch_size)
 
 
 def _each_probe(product: Callable[[PyTree], PyTree], V: PyTree) -> PyTree:
@@ -229,8 +229,8 @@ def _sample_targets(
         keys = jax.random.split(own_key, num_draws)
         return jax.vmap(lambda k: task.likelihood.sample_targets(k, outputs)[0])(keys)
 
-    examples = task.inputs, jax.random.split(key, task.num_examples)
-    return jax.lax.map(draw, examples, batch_size=batch_size or task.num_examples)
+    examples = task.inputs, jax.random.split(key, task.num_rows)
+    return jax.lax.map(draw, examples, batch_size=batch_size or task.num_rows)
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ class _Hessian:
     batch_size: int | None
 
     def __call__(self, V: PyTree, task: Task, params: PyTree) -> PyTree:
-        def on_chunk(chunk: Task) -> PyTree:
+        def on_chunk(chunk: Task, V: PyTree, params: PyTree) -> PyTree:
             _, product = jax.linearize(jax.grad(lambda p: nll(chunk, p)), params)
             return _each_probe(product, V)
 
-        return sum_over_examples(on_chunk, task, self.batch_size)
+        return sum_over_examples(on_chunk, task, V, params, batch_size=self.batch_size)

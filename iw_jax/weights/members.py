@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
-from iw_jax import trees
+from iw_jax import parallel, trees
 from iw_jax.codes import Code
+from iw_jax.parallel import SWEEP
 from iw_jax.task import Task
 from iw_jax.trees import PyTree
 from iw_jax.weights.lagrangian import LossEstimator
@@ -38,6 +40,9 @@ class Sweep:
       member_batch: cells vmapped at a time; None for all.
       learn_prior: whether the prior's scales are minimised over too (empirical Bayes).
       exchange: whether codes change hands along β.
+      mesh: the devices that members and examples are dealt out over; None for one.
+      over_seeds: whether seeds are dealt out, and not cells.
+      num_fill: betas at the end that are the last one again, there to divide evenly.
     """
 
     task: Task
@@ -54,6 +59,9 @@ class Sweep:
     member_batch: int | None = trees.static()
     learn_prior: bool = trees.static()
     exchange: bool = trees.static()
+    mesh: Mesh | None = trees.static()
+    over_seeds: bool = trees.static()
+    num_fill: int = trees.static()
 
     @property
     def round_length(self) -> int:
@@ -106,7 +114,22 @@ def initial_state(problem: Sweep, keys: jax.Array, codes: Code) -> SweepState:
     codes = jax.tree.map(lambda x: jnp.broadcast_to(x, (cells, *x.shape[1:])), codes)
     members = jax.vmap(lambda own: jax.vmap(member)(own, problem.prior))(codes)
     history = jnp.full((problem.num_rounds, 2, cells, seeds), jnp.nan, problem.betas.dtype)
-    return SweepState(jnp.zeros((), jnp.int32), keys, members, history)
+    return hold_state(problem, SweepState(jnp.zeros((), jnp.int32), keys, members, history))
+
+
+def hold_state(problem: Sweep, state: SweepState) -> SweepState:
+    """Inside a compiled program: keeps members dealt out over the mesh, all else everywhere."""
+    mesh = problem.mesh
+    if mesh is None:
+        return state
+    over = (None, SWEEP) if problem.over_seeds else (SWEEP, None)
+
+    def hold(x: jax.Array) -> jax.Array:
+        spec = PartitionSpec(*over, *parallel.of_weights(mesh, x.shape[2:]))
+        return parallel.hold(mesh, x, spec)
+
+    step, keys, history = parallel.hold(mesh, (state.step, state.keys, state.history))
+    return SweepState(step, keys, jax.tree.map(hold, state.members), history)
 
 
 def decode(member_code: Code, log_scale: PyTree, prior: Any) -> tuple[Code, Any]:

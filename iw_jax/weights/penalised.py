@@ -27,8 +27,8 @@ def loss_and_pulls(
 
     def summed(task: Task, params: PyTree) -> tuple[jax.Array, PyTree]:
         # The gradient of each chunk, not of the sum: memory does not grow with N.
-        own = jax.value_and_grad(lambda p, chunk: nll(chunk, p))
-        return sum_over_examples(lambda chunk: own(params, chunk), task, batch_size)
+        own = jax.value_and_grad(nll, argnums=1)
+        return sum_over_examples(own, task, params, batch_size=batch_size)
 
     loss, slopes = with_fast_convolutions(summed)(task, params)
     scales = jax.tree.map(jnp.exp, prior.full_log_scale(params))

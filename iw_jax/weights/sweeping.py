@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from iw_jax import checks, trees
+from iw_jax import checks, parallel, trees
 from iw_jax.codes import Code, IsotropicGaussian
 from iw_jax.task import Task
-from iw_jax.weights import lagrangian
+from iw_jax.weights import lagrangian, layout
 from iw_jax.weights.exchange import along_beta, evaluate, exchange_codes
 from iw_jax.weights.lagrangian import Lagrangian, LossEstimator
-from iw_jax.weights.members import Sweep, SweepState, decode, initial_state, map_cells
+from iw_jax.weights.members import Sweep, SweepState, decode, hold_state, initial_state, map_cells
 from iw_jax.weights.training import minibatches, train
 
 # Codes change hands from this fraction of the steps on. Before, the smallest β, which fits fastest,
@@ -83,6 +84,7 @@ def make_sweep(
     member_batch: int | None = None,
     exchange: bool = True,
     num_rounds: int = 20,
+    mesh: Mesh | None = None,
 ) -> tuple[Sweep, SweepState]:
     """Checks the arguments of `sweep` and lays out its members; nothing is trained yet.
 
@@ -107,11 +109,18 @@ def make_sweep(
             f"optimizer must be an optax transformation, got {type(optimizer).__name__}"
         )
 
+    if mesh is not None:
+        parallel.require_mesh(mesh)
+    if task.mesh is not None:
+        raise ValueError("task must not be spread: give the whole one, and mesh=, to deal it out")
+
     round_length = -(-num_steps // min(num_rounds, num_steps))
     seeds, count = keys.size, task.num_examples
-    targets = _over_members("targets", targets, task.targets, seeds)
-    weights = _over_members("weights", weights, task.weights, seeds)
+    targets = layout.over_members("targets", targets, task.targets, seeds)
+    weights = layout.over_members("weights", weights, task.weights, seeds)
     target_sets = max(targets.shape[0], weights.shape[0])
+    over_seeds, fill = layout.deal(mesh, target_sets, betas.size, seeds)
+    betas = jnp.concatenate([betas, jnp.repeat(betas[-1], fill)])
     cells = target_sets * betas.size
 
     first, priors = jax.vmap(init)(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys))
@@ -121,8 +130,8 @@ def make_sweep(
     problem = Sweep(
         task=task,
         betas=jnp.tile(betas, target_sets),
-        targets=_over_cells(targets, target_sets, betas.size),
-        weights=_over_cells(weights, target_sets, betas.size),
+        targets=layout.over_cells(targets, target_sets, betas.size),
+        weights=layout.over_cells(weights, target_sets, betas.size),
         prior=priors,
         optimizer=optimizer,
         estimator=estimator,
@@ -133,8 +142,15 @@ def make_sweep(
         member_batch=None if member_batch is None or member_batch >= cells else member_batch,
         learn_prior=learn_prior,
         exchange=exchange and betas.size > 1,
+        mesh=mesh,
+        over_seeds=over_seeds,
+        num_fill=fill,
     )
-    return problem, initial_state(problem, keys, _over_all(codes, first, cells, betas.size))
+    codes = layout.over_all(codes, first, target_sets, betas.size, fill)
+    if mesh is not None:
+        problem = layout.place(problem, mesh)
+        keys, codes = parallel.put(mesh, (keys, codes))
+    return problem, initial_state(problem, keys, codes)
 
 
 def sweep(
@@ -156,6 +172,7 @@ def sweep(
     num_rounds: int = 20,
     num_draws: int = 64,
     callback: Callable[[SweepState], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> SweepResult:
     """Minimises C_β = E_Q[L_D] + β KL(Q‖P) for every (targets, β, seed) in one program.
 
@@ -184,6 +201,8 @@ def sweep(
       num_rounds: rounds of steps; codes are exchanged and `callback` is called after each.
       num_draws: weight draws of the evaluation on all N examples at the end.
       callback: called with the state after each round.
+      mesh: from `iw.make_mesh`, to deal members out over its axis `sweep` and the examples of a
+        step over `data`; the numbers stay the same up to the order of sums. None for one device.
 
     Returns:
       A `SweepResult`.
@@ -209,6 +228,7 @@ def sweep(
         member_batch=member_batch,
         exchange=exchange,
         num_rounds=num_rounds,
+        mesh=mesh,
     )
     for _ in range(problem.num_rounds):
         state = sweep_step(problem, state)
@@ -282,7 +302,8 @@ def _round(problem: Sweep, state: SweepState) -> tuple[SweepState, jax.Array]:
             lambda unchanged: unchanged,
             members,
         )
-    return SweepState(step, state.keys, members, history), state.step + first_bad
+    new = hold_state(problem, SweepState(step, state.keys, members, history))
+    return new, parallel.hold(problem.mesh, state.step + first_bad)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -297,16 +318,22 @@ def _finish(problem: Sweep, state: SweepState, num_draws: int) -> SweepResult:
     code, prior = decode_all(members.code, members.log_scale, problem.prior)
 
     draws, kl = along_beta(problem, draws, 1), along_beta(problem, kl, 0)
-    betas = problem.betas[: problem.num_betas]
-    split = functools.partial(along_beta, problem, axis=0)
-    return SweepResult(
+    history = along_beta(problem, state.history, 2)
+    code, prior = (
+        jax.tree.map(lambda x: along_beta(problem, x, 0), tree) for tree in (code, prior)
+    )
+    betas = problem.betas[: problem.num_betas - problem.num_fill]
+    draws, history = draws[:, :, : betas.size], history[:, :, :, : betas.size]
+    kl, code, prior = jax.tree.map(lambda x: x[:, : betas.size], (kl, code, prior))
+    result = SweepResult(
         lagrangian=Lagrangian.of(draws, kl, betas[:, None]),
-        code=jax.tree.map(split, code),
-        prior=jax.tree.map(split, prior),
+        code=code,
+        prior=prior,
         betas=betas,
         loss_draws=draws,
-        history=along_beta(problem, state.history, 2),
+        history=history,
     )
+    return parallel.hold(problem.mesh, result)  # whole on every process
 
 
 @jax.jit
@@ -314,38 +341,6 @@ def _kl_in_units(code: Code, prior: Any) -> jax.Array:
     """KL(Q‖P); a pair without a closed form says so, and a code that cannot take P's units."""
     units = code.in_units_of(prior)
     return units.from_units_of(prior).kl(prior)
-
-
-def _over_members(name: str, given: Any, own: Any, seeds: int) -> np.ndarray:
-    """`given`, of shape (T, S, N, ...) or (T, N, ...), or the task's own, as (T, S, N, ...)."""
-    own = np.asarray(own)
-    if given is None:
-        return np.broadcast_to(own, (1, seeds, *own.shape))
-    given = np.asarray(given)
-    if given.ndim == own.ndim + 1 and given.shape[1:] == own.shape:
-        return np.broadcast_to(given[:, None], (given.shape[0], seeds, *own.shape))
-    if given.ndim == own.ndim + 2 and given.shape[1:] == (seeds, *own.shape):
-        return given
-    raise ValueError(
-        f"{name} must have shape (T, {', '.join(map(str, own.shape))}) or "
-        f"(T, {', '.join(map(str, (seeds, *own.shape)))}), got {given.shape}"
-    )
-
-
-def _over_cells(array: np.ndarray, target_sets: int, num_betas: int) -> jax.Array:
-    """(T or 1, S, N, ...) -> (C, S, N, ...), betas fastest."""
-    full = np.broadcast_to(array, (target_sets, *array.shape[1:]))
-    return jnp.asarray(np.repeat(full, num_betas, axis=0))
-
-
-def _over_all(codes: Any, first: Code, cells: int, num_betas: int) -> Code:
-    """`codes`, leaves (T, B, S, ...), as (C, S, ...); else the first code of every seed, (1, S)."""
-    if codes is None:
-        return jax.tree.map(lambda x: x[None], first)
-    over = cells // num_betas, num_betas
-    expected = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*over, *x.shape), x.dtype), first)
-    checks.same_structure("codes", codes, "the code of init, one for each member", expected)
-    return jax.tree.map(lambda x: jnp.reshape(x, (cells, *x.shape[2:])), codes)
 
 
 def _check_members(

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
-from iw_jax import task, trees
+from iw_jax import parallel, task, trees
 from iw_jax.weights.members import Member, Sweep, decode
 
 
@@ -32,6 +33,7 @@ def train(problem: Sweep, beta, length, member, prior, targets, weights, key, ba
         batch = data
         if batches is not None:
             batch = task.take(data, batches[i], data.num_examples / batches.shape[1])
+            batch = parallel.hold(problem.mesh, batch, PartitionSpec(task.DATA))
         step_key = jax.random.fold_in(key, i)
         gradient, (loss, kl) = jax.grad(objective, has_aux=True)(variables, step_key, batch)
         if not problem.learn_prior:

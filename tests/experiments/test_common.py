@@ -1,16 +1,14 @@
-"""The parts that experiments share: checks of a sweep, tables, the ledger, folders, checkpoints."""
+"""The parts that experiments share: checks of a sweep, tables, the ledger, folders."""
 
 import errno
 import json
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.common import checks, ledger, measures, results, tables
-from experiments.common.checkpoint import Checkpoints
+from experiments.common.preemption import Request
 
 BETA = np.logspace(-2, 2, 21)
 
@@ -184,8 +182,8 @@ def never():
 def test_a_ledger_computes_each_value_once_and_keeps_every_digit(tmp_path):
     values = [0.1 + 0.2, float("nan"), -1e-300]
     path = tmp_path / "partial" / "a.jsonl"
-    assert ledger.Ledger(path).get("k", lambda: values) is values
-    np.testing.assert_array_equal(ledger.Ledger(path).get("k", never), values)
+    assert ledger.Ledger(path, Request()).get("k", lambda: values) is values
+    np.testing.assert_array_equal(ledger.Ledger(path, Request()).get("k", never), values)
 
 
 @pytest.mark.parametrize("end", [b'["c", [3', b'["c", [3]]', b"\xff\xfe", b"7\n"])
@@ -193,7 +191,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_the_others_stay(end, tmp_path)
     path = tmp_path / "a.jsonl"
     whole = b'["a", [1]]\n["b", [2]]\n'
     path.write_bytes(whole + end)
-    again = ledger.Ledger(path)
+    again = ledger.Ledger(path, Request())
     assert (again.get("a", never), again.get("b", never)) == ([1], [2])
     assert again.get("c", lambda: [4]) == [4]
     assert path.read_bytes() == whole + b'["c", [4]]\n'
@@ -202,7 +200,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_the_others_stay(end, tmp_path)
 def test_a_full_disk_in_the_ledger_is_told(tmp_path):
     (tmp_path / "partial").write_text("a file in the way")
     with pytest.raises(results.ResultsError, match=r"could not be written.*same command again"):
-        ledger.Ledger(tmp_path / "partial" / "a.jsonl").get("k", lambda: 1)
+        ledger.Ledger(tmp_path / "partial" / "a.jsonl", Request()).get("k", lambda: 1)
 
 
 # ------------------------------------------------------------------------------------ folders
@@ -254,95 +252,3 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(broken, tmp_path, m
         folder.write_json("a.json", 2)
     assert json.loads((tmp_path / "a.json").read_text()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-# -------------------------------------------------------------------------------- checkpoints
-
-
-def state(step=0):
-    return {
-        "step": jnp.asarray(step, jnp.int32),
-        "keys": jax.random.split(jax.random.key(3), 2),
-        "weights": (jnp.arange(6.0).reshape(2, 3) / 7, jnp.asarray([jnp.nan, -0.0])),
-    }
-
-
-def same(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-def saved(path, *steps):
-    kept = Checkpoints(path)
-    for step in steps:
-        kept.save(step, state(step), force=True)
-    kept.close()
-
-
-def cut(folder):
-    for file in folder.rglob("*"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
-
-
-def test_a_state_with_typed_keys_comes_back_bit_for_bit(tmp_path):
-    saved(tmp_path, 4)
-    same(Checkpoints(tmp_path).restore(state()), state(4))
-
-
-def test_without_a_checkpoint_the_start_comes_back(tmp_path):
-    start = state()
-    assert Checkpoints(tmp_path / "none").restore(start) is start
-
-
-def test_only_the_newest_two_are_kept(tmp_path):
-    saved(tmp_path, 1, 2, 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
-
-
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_can_be_saved_anew(tmp_path):
-    saved(tmp_path, 1, 2)
-    cut(tmp_path / "2")
-    kept = Checkpoints(tmp_path)
-    with pytest.warns(UserWarning, match="is damaged; going on from step 1"):
-        same(kept.restore(state()), state(1))
-    kept.save(2, state(2), force=True)
-    kept.close()
-    same(Checkpoints(tmp_path).restore(state()), state(2))
-
-
-def test_no_usable_checkpoint_is_an_error_that_names_the_mend(tmp_path):
-    saved(tmp_path, 1)
-    cut(tmp_path / "1")
-    with pytest.raises(results.ResultsError, match=r"damaged or.*--overwrite"):
-        Checkpoints(tmp_path).restore(state())
-    assert (tmp_path / "1").exists(), "a file that might be repaired was thrown away"
-
-
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    saved(tmp_path, 1)
-    other = {**state(), "weights": (jnp.zeros((2, 4)), jnp.zeros(2))}
-    with pytest.raises(results.ResultsError, match="other names, shapes or types"):
-        Checkpoints(tmp_path).restore(other)
-
-
-def test_a_file_in_the_place_of_the_checkpoints_is_named(tmp_path):
-    (tmp_path / "training").write_text("")
-    with pytest.raises(results.ResultsError, match="no checkpoints can be kept in"):
-        Checkpoints(tmp_path / "training")
-
-
-def test_a_disk_too_full_for_checkpoints_warns_once_and_the_run_goes_on(tmp_path, monkeypatch):
-    kept = Checkpoints(tmp_path)
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(kept._manager, "save", full)
-    with pytest.warns(UserWarning, match="No space left") as told:
-        kept.save(1, state(1), force=True)
-    kept.save(2, state(2), force=True)  # a second warning would be an error here
-    assert len(told) == 1

@@ -2,38 +2,18 @@
 
 import dataclasses
 import errno
-import math
 import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import pytest
 
 import iw_jax as iw
 from experiments import beta_sweep, curvature
-from experiments.common import checkpoint, command, measures, results
+from experiments.common import command, measures, results
+from experiments.common.checkpoint import Checkpoints
 from iw_jax.curvature import growing
-
-ROOT = Path(__file__).parents[2]
-# The smallest sweep that has all stages; one compilation serves all runs of this file.
-SETTINGS = {
-    "num_examples": 60,
-    "betas": (0.01, 30.0),
-    "num_seeds": 1,
-    "widths": (5,),
-    "num_steps": 400,
-    "num_draws": 4,
-    "num_matvecs": 8,
-}
-CONFIG = dataclasses.replace(beta_sweep.PRESETS["quick"], **SETTINGS)
+from tests.experiments import tiny
 
 
 class Stop(BaseException):
@@ -42,8 +22,8 @@ class Stop(BaseException):
 
 @pytest.fixture
 def save_every_round(monkeypatch):
-    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(checkpoint, "LARGEST_SHARE", math.inf)
+    real = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *args, **_: real(*args, force=True))
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +33,7 @@ def draw_nothing(monkeypatch):
         monkeypatch.setattr(experiment, "plot", lambda *_: plt.figure())
 
 
-def run(place, experiment=beta_sweep, config=CONFIG):
+def run(place, experiment=beta_sweep, config=tiny.CONFIG):
     options = command.Options(results_dir=place, name="tiny")
     return command.execute(experiment, config, options, preset="quick", show_progress=False)
 
@@ -112,7 +92,7 @@ def test_rounds_and_fisher_values_are_not_computed_twice(unbroken, tmp_path, mon
     fishers = stop_at(monkeypatch, iw, "fisher_iw", 0)
     run(tmp_path)
     assert len(steps) == 0
-    assert len(fishers) == 2 * len(CONFIG.betas) - 2
+    assert len(fishers) == 2 * len(tiny.CONFIG.betas) - 2
     assert table(tmp_path) == unbroken
 
 
@@ -140,18 +120,8 @@ def test_a_full_disk_at_the_end_costs_no_training(unbroken, tmp_path, monkeypatc
 def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
     unbroken, tmp_path, monkeypatch
 ):
-    real = iw.sweep_step
-
-    def poisoned(problem, state):
-        if int(state.step) == 2 * problem.round_length:
-            spoiled = dataclasses.replace(
-                state.members, code=jax.tree.map(lambda x: x * jnp.nan, state.members.code)
-            )
-            state = dataclasses.replace(state, members=spoiled)
-        return real(problem, state)
-
     with monkeypatch.context() as patch:
-        patch.setattr(iw, "sweep_step", poisoned)
+        patch.setattr(iw, "sweep_step", tiny.poisoned(iw.sweep_step, 2))
         with pytest.raises(FloatingPointError, match=r"at step 21 of 400.*lower the learning rate"):
             run(tmp_path)
     steps = stop_at(monkeypatch, iw, "sweep_step", 0)
@@ -168,18 +138,12 @@ def test_a_truncated_checkpoint_costs_one_round_and_is_told(unbroken, tmp_path, 
             run(tmp_path)
     saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
     assert sorted(p.name for p in saved.iterdir() if p.is_dir()) == ["50", "60"]
-    truncate(saved / "60")
+    tiny.truncate(tiny.files_of(saved / "60"))
     steps = stop_at(monkeypatch, iw, "sweep_step", 0)
     with pytest.warns(UserWarning, match="damaged; going on from step 50"):
         run(tmp_path)
     assert len(steps) == 35
     assert table(tmp_path) == unbroken
-
-
-def truncate(folder):
-    for file in folder.rglob("*"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
 
 
 @pytest.mark.slow
@@ -207,44 +171,3 @@ def test_training_steps_and_curvature_products_are_not_computed_twice(tmp_path, 
     assert not steps
     assert len(blocks) == whole - 4
     assert table(tmp_path, "curvature") == expected
-
-
-@pytest.mark.slow
-def test_kill_9_at_a_random_moment_changes_nothing(unbroken, tmp_path):
-    """The real thing, in processes of their own; the moment is printed where the test fails."""
-    moment = random.Random(os.urandom(4)).uniform(0, 1.0)
-    flags = [
-        word
-        for name, value in SETTINGS.items()
-        for word in (
-            f"--{name.replace('_', '-')}",
-            *map(str, value if isinstance(value, tuple) else [value]),
-        )
-    ]
-    program = (  # with what the fixtures above change
-        "import matplotlib.pyplot as plt\n"
-        "from experiments import beta_sweep\n"
-        "from experiments.common import checkpoint, command\n"
-        "checkpoint.SECONDS_BETWEEN, checkpoint.LARGEST_SHARE = 0, float('inf')\n"
-        "beta_sweep.plot = lambda *_: plt.figure()\n"
-        "command.main('experiments.beta_sweep')\n"
-    )
-    words = ["--preset", "quick", *flags, "--results-dir", str(tmp_path), "--name", "tiny"]
-    # Processes load what is compiled already, from a copy: a kill may leave half a program behind.
-    compiled = tmp_path / "compiled"
-    shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], compiled)
-    cache = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled)}
-    start = {"args": [sys.executable, "-c", program, *words], "cwd": ROOT, "env": cache}
-    saved = tmp_path / "beta_sweep" / "tiny" / "checkpoints" / "training"
-    with open(tmp_path / "said", "w") as said:
-        first = subprocess.Popen(**start, stdout=said, stderr=said)
-        deadline = time.monotonic() + 90
-        while not any(saved.glob("[0-9]*")) and time.monotonic() < deadline:
-            assert first.poll() is None, (tmp_path / "said").read_text()
-            time.sleep(0.02)
-        time.sleep(moment)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    second = subprocess.run(**start, capture_output=True, text=True, check=False, timeout=120)
-    assert second.returncode == 0, (moment, second.stderr)
-    assert table(tmp_path) == unbroken, moment
