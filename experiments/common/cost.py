@@ -30,6 +30,8 @@ FEW = 8  # examples that a look and a product are counted with
 FIRST = 3e8  # FLOPs of the first step that is timed, where one example has no more
 SECONDS = 0.5  # for which steps are timed, and that one of them may take
 
+UNITS = {"years": 365 * 86400, "days": 86400, "hours": 3600, "minutes": 60}  # seconds
+
 # (key, examples, variables) -> what the optimiser minimises
 Loss = Callable[[jax.Array, iw.Task, Any], jax.Array]
 
@@ -51,8 +53,8 @@ class Stage:
       looks: passes of a network over all examples beside that, without a gradient.
       num_matvecs: curvature products, a pass each, of a spectrum; no more than weights are needed.
       spectra: of a network.
-      shared: whether networks side by side see the same examples in a step, as in a sweep; to take
-        other ones for each takes time.
+      shared: whether networks side by side see the same examples in a step, as in a sweep; to
+        gather other ones for each takes time.
       at_most: whether steps or products are limits, for what ends when it has arrived.
     """
 
@@ -265,10 +267,11 @@ def _rate(stage: Stage, networks: int, batch: int) -> float:
     def steps(task: iw.Task, state: Any, number: int) -> Any:
         def step(i: jax.Array, state: Any) -> Any:
             key = jax.random.fold_in(jax.random.key(0), i)
+            # Other examples each time, or XLA would take what is made of them out of the loop.
+            drawn = jax.random.randint(key, (batch,), 0, task.num_examples)
 
             def one(place: jax.Array, variables: Any, own: Any) -> Any:
-                # Other examples each time, or XLA would take what is made of them out of the loop.
-                examples = take(task, (jnp.arange(batch) + i + place) % task.num_examples)
+                examples = take(task, (drawn + place) % task.num_examples)
                 gradient = jax.grad(lambda v: stage.loss(key, examples, v))(variables)
                 updates, own = stage.optimizer.update(gradient, own, variables)
                 return optax.apply_updates(variables, updates), own
@@ -316,7 +319,7 @@ def _short(value: float) -> str:
 
 def in_words(seconds: float) -> str:
     """A time in its largest unit, two digits."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for unit, size in UNITS.items():
         if seconds >= 1.5 * size:
             number = seconds / size
             return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"

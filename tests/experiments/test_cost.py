@@ -113,7 +113,13 @@ def test_a_measured_rate_is_one_that_computers_have(stage):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.42, "0.42 seconds"), (89, "89 seconds"), (240, "4 minutes"), (86400 * 4, "4 days")],
+    [
+        (0.42, "0.42 seconds"),
+        (89, "89 seconds"),
+        (240, "4 minutes"),
+        (86400 * 4, "4 days"),
+        (5e8, "16 years"),
+    ],
 )
 def test_times_are_said_in_words(seconds, words):
     assert cost.in_words(seconds) == words
