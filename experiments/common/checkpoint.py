@@ -33,7 +33,8 @@ class Checkpoints:
     def __init__(self, path: Path) -> None:
         import orbax.checkpoint as ocp  # takes a second to import; only runs need it
 
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax raises what it logs as errors
+        for name in ("absl", "asyncio"):  # orbax raises what is logged there as errors
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._path = path
         self._last = time.monotonic()

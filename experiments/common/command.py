@@ -336,3 +336,11 @@ def _git() -> dict[str, Any]:
 def plain_warnings() -> None:
     """Warnings as one line, since users read them beside a progress bar."""
     warnings.showwarning = lambda message, *_, **__: print(f"\nwarning: {message}", file=sys.stderr)
+    sys.unraisablehook = _unless_a_write_was_given_up
+
+
+def _unless_a_write_was_given_up(unraisable: Any) -> None:
+    # One failed write of a checkpoint, which is told as a warning, leaves those beside it without
+    # the loop that they report to; each would print a traceback.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -5,6 +5,9 @@ import errno
 import math
 import os
 import resource
+import sys
+import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.common import checkpoint, checksums, results
+from experiments.common import checkpoint, checksums, command, results
 from experiments.common.checkpoint import Checkpoints
 from tests.experiments import tiny
 
@@ -254,3 +257,14 @@ def test_a_save_not_asked_for_by_force_waits_for_nothing(tmp_path, monkeypatch):
     kept.save(3, state(3), force=True)
     kept.close()
     assert [p.name for p in tmp_path.iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize(("words", "told"), [("Event loop is closed", 0), ("anything else", 1)])
+def test_writes_beside_one_that_failed_print_no_traceback(words, told, monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "__unraisablehook__", heard.append)
+    monkeypatch.setattr(sys, "unraisablehook", None)
+    monkeypatch.setattr(warnings, "showwarning", None)
+    command.plain_warnings()
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(words)))
+    assert len(heard) == told

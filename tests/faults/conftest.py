@@ -40,6 +40,7 @@ def goes_on(sweep, unbroken):
     def check():
         status, said = sweep.run()
         assert status == 0, said
+        assert "Traceback" not in said, said
         assert sweep.numbers() == unbroken[0]
         return said
 
