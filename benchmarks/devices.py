@@ -6,7 +6,24 @@ Each case is a process of its own that keeps to its cores; they take turns, and 
 of paired ratios.
 
 * sweep: `iw.sweep_step`, 16 betas x 2 seeds, digits, mlp 64-100-10, 50 steps of 200 examples;
-* products: a block of 16 GGN products, mlp 64-100-10, the 1,437 digits.
+* products: a block of 16 GGN products, mlp 64-500-10, the 1,437 digits. With members apart
+  both devices do all of it, and get in each other's way.
+
+2 shared CPU cores, 11 repetitions, 2026-11-22:
+
+    sweep                                     ms  times as fast as the first
+    one core, no mesh                        992                        1.00
+    one core, mesh of one device             968                        1.01
+    two cores, no mesh                       726                        1.41
+    two cores, two devices, members apart    495                        2.00
+    two cores, two devices, examples apart   750                        1.33
+
+    products                                  ms  times as fast as the first
+    one core, no mesh                         65                        1.00
+    one core, mesh of one device              65                        1.00
+    two cores, no mesh                        54                        1.15
+    two cores, two devices, members apart     86                        0.78
+    two cores, two devices, examples apart    43                        1.57
 """
 
 import argparse
@@ -93,7 +110,7 @@ def answer(case: str, work: str) -> None:
 
 def sweep_round(mesh: Any) -> Callable[[], Any]:
     """A round of a sweep."""
-    task, _ = digits()
+    task, _ = digits(100)
     problem, state = iw.make_sweep(
         jax.random.split(jax.random.key(0), 2),
         task,
@@ -113,15 +130,15 @@ def sweep_round(mesh: Any) -> Callable[[], Any]:
 
 def products(mesh: Any) -> Callable[[], Any]:
     """A block of curvature products."""
-    task, params = digits()
+    task, params = digits(500)
     A = iw.ggn(task if mesh is None else iw.spread(task, mesh), params)
     V = jax.random.normal(jax.random.key(0), (16, A.size))
     return lambda: A.flat_block(V)
 
 
-def digits() -> tuple[Any, Any]:
-    """The task, and weights of the network."""
-    dataset, network = data.load("digits"), nets.mlp(10, widths=(100,))
+def digits(width: int) -> tuple[Any, Any]:
+    """The task, and weights of a network so wide."""
+    dataset, network = data.load("digits"), nets.mlp(10, widths=(width,))
     inputs = jnp.asarray(dataset.train_inputs)
     task = iw.Task(network.apply_fn, iw.Categorical(), inputs, jnp.asarray(dataset.train_targets))
     return task, network.init(jax.random.key(0), inputs[:2])
