@@ -17,19 +17,21 @@ def sums(arrays: Mapping[str, Any]) -> dict[str, int]:
     Args:
       arrays: of NumPy or JAX, real, by name.
     """
-    found = {
-        name: _on_devices(x) if isinstance(x, jax.Array) else _on_host(x)
-        for name, x in arrays.items()
-    }
-    return {name: int(x) for name, x in jax.device_get(found).items()}
+    on_devices = {name: x for name, x in arrays.items() if isinstance(x, jax.Array)}
+    found = {name: _on_host(x) for name, x in arrays.items() if name not in on_devices}
+    found |= jax.device_get(_on_devices(on_devices))
+    return {name: int(found[name]) for name in arrays}
 
 
-@jax.jit
-def _on_devices(x: jax.Array) -> jax.Array:
+@jax.jit  # one program for all: several at once, each with sums over devices, may block each other
+def _on_devices(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _of_bits(x).sum(dtype=jnp.uint32) for name, x in arrays.items()}
+
+
+def _of_bits(x: jax.Array) -> jax.Array:
     if x.dtype == bool:
-        return x.sum(dtype=jnp.uint32)
-    kind = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
-    return jax.lax.bitcast_convert_type(x, kind).sum(dtype=jnp.uint32)
+        return x
+    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))
 
 
 def _on_host(x: np.ndarray) -> np.uint32:
