@@ -115,6 +115,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     start, order, probes, others = jax.random.split(jax.random.key(config.seed), 4)
     initial = network.init(start, inputs[:1])
     params = train(config, task, initial, order, context)
+    task = task if context.mesh is None else iw.spread(task, context.mesh)
     operator = iw.ggn(task, params, batch_size=config.batch_size)
     gibibytes = basis_bytes(operator, config.num_matvecs) / 2**30
     if gibibytes > 1:

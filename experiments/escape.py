@@ -155,7 +155,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """One row for each landscape, T, minimum and step size."""
     del dataset
     rows = []
-    for dimension in (1, 2):
+    for dimension in context.track((1, 2), "dimensions"):
         cells = context.ledger("exact").get(
             f"{dimension}", lambda dimension=dimension: _cells(config, dimension)
         )

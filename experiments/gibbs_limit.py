@@ -175,7 +175,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     params = network.init(jax.random.key(0), inputs[:1])
     rows = []
     ledger = context.ledger("gibbs")
-    for number, kind in enumerate(KINDS):
+    for number, kind in context.track(list(enumerate(KINDS)), "labels"):
         own = dataclasses.replace(task, targets=jnp.asarray(targets[number]))
         key = jax.random.fold_in(annealing, number)
         rows += ledger.get(kind, partial(_gibbs, config, own, params, prior, key, kind, context))

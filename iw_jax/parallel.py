@@ -66,14 +66,14 @@ def make_mesh(*, sweep: int | None = None, data: int = 1, model: int = 1) -> Mes
     devices = jax.device_count()
     checks.at_least("data", data, 1)
     checks.at_least("model", model, 1)
-    sweep = devices // (data * model) if sweep is None else sweep
-    if sweep * data * model != devices or sweep < 1:
+    left = max(devices // (data * model), 1) if sweep is None else sweep
+    if left * data * model != devices:
         raise ValueError(
             f"sweep * data * model must be the number of devices, {devices}, got "
-            f"{sweep} * {data} * {model}"
+            f"{left} * {data} * {model}"
         )
     axes = SWEEP, DATA, MODEL
-    return jax.make_mesh((sweep, data, model), axes, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh((left, data, model), axes, axis_types=(AxisType.Auto,) * 3)
 
 
 def spread(task: Task, mesh: Mesh, *, num_examples: int | None = None) -> Task:

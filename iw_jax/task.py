@@ -60,8 +60,8 @@ class Task:
         if num_examples == 0:
             raise ValueError("inputs must hold at least one example, got N = 0")
         if self.weights is None:
-            dtype = jnp.result_type(float)
-            object.__setattr__(self, "weights", jnp.ones(num_examples, dtype))
+            live = jnp.arange(num_examples) < num_examples - self.num_padding
+            object.__setattr__(self, "weights", live.astype(jnp.result_type(float)))
         if np.shape(self.weights) != (num_examples,):
             raise ValueError(
                 f"weights must have shape ({num_examples},), got {np.shape(self.weights)}"
@@ -69,6 +69,11 @@ class Task:
         checks.finite("weights", self.weights)
         if trees.is_concrete(self.weights) and np.min(self.weights) < 0:
             raise ValueError(f"weights must not be negative, got {np.min(self.weights)}")
+        padding = slice(num_examples - self.num_padding, None)
+        if trees.is_concrete(self.weights) and np.any(np.asarray(self.weights)[padding] != 0):
+            raise ValueError(
+                f"weights must be 0 for the {self.num_padding} rows of padding, got others"
+            )
         if trees.is_concrete((self.inputs, self.weights)):
             live = np.asarray(self.weights) > 0
             if live.any() and not live.all():
@@ -124,6 +129,12 @@ def check_task(task: Task, params: PyTree) -> tuple[int, ...]:
     shape = (task.num_rows, *outputs.shape[1:])
     task.likelihood.check(shape, task.targets)
     return shape
+
+
+def require_whole(task: Task) -> None:
+    """Raises for a task whose examples are spread over devices, where each is asked for."""
+    if task.mesh is not None:
+        raise ValueError("task must not be spread here, got one that is: give the whole one")
 
 
 def take(task: Task, indices: jax.Array, factor: Any = 1.0) -> Task:

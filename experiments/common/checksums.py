@@ -1,4 +1,4 @@
-"""A number for each array that no damaged bit leaves as it was, wherever the array lies."""
+"""A number for each array that a damaged bit changes, wherever the array lies."""
 
 from collections.abc import Mapping
 from typing import Any

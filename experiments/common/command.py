@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from experiments.common import preemption
 from experiments.common.results import Folder
@@ -84,11 +85,21 @@ def main(name: str) -> None:
         sys.exit("\nstopped; the same command goes on from the last checkpoint")
     except _EXPECTED as error:
         if "RESOURCE_EXHAUSTED" in str(error):
-            sys.exit(
-                f"\nerror: the device ran out of memory ({str(error)[:200]}); lower --member-batch "
-                "or --batch-size, and start afresh or under another --name"
+            _fail(
+                f"the device ran out of memory ({str(error)[:200]}); lower --member-batch or "
+                "--batch-size, and start afresh or under another --name"
             )
-        sys.exit(f"\nerror: {error}")
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    """Ends with a paragraph and status 1; of several processes at once, or it waits for others."""
+    import jax
+
+    print(f"\nerror: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(1)
+    sys.exit(1)
 
 
 def parse(module: ModuleType, arguments: list[str]) -> tuple[Any, Options, str]:
@@ -178,13 +189,19 @@ def execute(
     from iw_jax import parallel
 
     start = time.time()
-    mesh = mesh_of(options)
-    dataset = module.load(config, options.data_dir)
-    path = _path(module, config, options, preset)
-    if jax.process_index() == 0:  # the one that writes
-        folder = Folder.open(path, _identity(module, config, dataset), options.overwrite)
-    else:
-        folder, show_progress = Folder(path, writes=False), False
+    failure = None
+    try:
+        mesh = mesh_of(options)
+        dataset = module.load(config, options.data_dir)
+        folder = Folder(_path(module, config, options, preset), writes=jax.process_index() == 0)
+        if folder.writes:
+            identity = _identity(module, config, dataset)
+            folder = Folder.open(folder.path, identity, options.overwrite)
+    except _EXPECTED as error:
+        failure = error
+    if parallel.anywhere(failure is not None):  # or the others would wait for this one
+        raise failure or RuntimeError("another process of the run could not start, and says why")
+    show_progress = show_progress and folder.writes
     if parallel.anywhere(folder.writes and folder.finished):
         return folder
 
@@ -225,6 +242,7 @@ def rehearse(module: ModuleType, config: Any, options: Options, *, preset: str) 
     """
     from experiments.common import machine
 
+    mesh_of(options)
     dataset = module.load(config, options.data_dir)
     path = _path(module, config, options, preset)
     there = Folder(path).holds(_identity(module, config, dataset), options.overwrite)

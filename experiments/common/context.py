@@ -19,6 +19,7 @@ from experiments.common.results import Folder
 from iw_jax import parallel
 from iw_jax.curvature import growing
 from iw_jax.curvature.growing import Growth
+from iw_jax.weights import layout
 
 _T = TypeVar("_T")
 _BAR = "{desc:<12} {percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left{postfix}"
@@ -70,12 +71,15 @@ class Context:
         problem, state = iw.make_sweep(*args, mesh=self.mesh, **options)
         checkpoints = Checkpoints(self.folder.path / "checkpoints" / stage)
         try:
-            state = checkpoints.restore(state)
+            # Saved as on any number of devices.
+            state = layout.with_fill(
+                problem, checkpoints.restore(layout.without_fill(problem, state))
+            )
             done = -(-int(state.step) // problem.round_length)
             for _ in self._shown(range(done, problem.num_rounds), stage):
                 state = iw.sweep_step(problem, state)
-                self._keep(checkpoints, int(state.step), state)
-            checkpoints.save(int(state.step), state, force=True)
+                self._keep(checkpoints, int(state.step), layout.without_fill(problem, state))
+            checkpoints.save(int(state.step), layout.without_fill(problem, state), force=True)
         finally:
             checkpoints.close()
         result = iw.sweep_finish(problem, state, num_draws=num_draws)

@@ -22,7 +22,7 @@ from scipy import special
 
 from iw_jax import checks, trees
 from iw_jax.estimates import Estimate
-from iw_jax.task import Task, check_task
+from iw_jax.task import Task, check_task, require_whole
 from iw_jax.trees import PyTree
 from iw_jax.weights import annealing
 from iw_jax.weights.annealing import Climb, Ladder, Potential
@@ -186,6 +186,7 @@ def simulated_bracket(
       Grosse, Ghahramani & Adams, arXiv:1511.02543.
     """
     checks.key("key", key)
+    require_whole(task)
     given = np.unique(task.weights)
     if not np.isin(given, (0, 1)).all():
         raise ValueError(

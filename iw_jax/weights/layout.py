@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from iw_jax import checks, parallel, trees
 from iw_jax.codes import Code
-from iw_jax.weights.members import Sweep
+from iw_jax.weights.members import Sweep, SweepState, hold_state
 
 
 def over_members(name: str, given: Any, own: Any, seeds: int) -> np.ndarray:
@@ -52,9 +52,44 @@ def over_all(codes: Any, first: Code, target_sets: int, num_betas: int, fill: in
 def deal(mesh: Mesh | None, target_sets: int, num_betas: int, seeds: int) -> tuple[bool, int]:
     """Whether seeds are dealt out and not cells, and how many betas are missing for either."""
     parts = 1 if mesh is None else mesh.shape[parallel.SWEEP]
-    if target_sets * num_betas % parts and seeds % parts == 0:
-        return True, 0
+    if seeds % parts == 0:  # codes change hands along β, between cells: then nothing has to move
+        return parts > 1, 0
     return False, next(i for i in range(parts) if target_sets * (num_betas + i) % parts == 0)
+
+
+def without_fill(problem: Sweep, state: SweepState) -> SweepState:
+    """The state as it is on any number of devices: without what fills up the betas."""
+    return state if problem.num_fill == 0 else _unfilled(problem, state)
+
+
+def with_fill(problem: Sweep, state: SweepState) -> SweepState:
+    """The state with members that fill up the betas: the last one of each curve again."""
+    return state if problem.num_fill == 0 else _filled(problem, state)
+
+
+@jax.jit
+def _unfilled(problem: Sweep, state: SweepState) -> SweepState:
+    known = np.arange(problem.num_betas - problem.num_fill)
+    return parallel.hold(problem.mesh, _taken(state, problem.num_betas, known))
+
+
+@jax.jit
+def _filled(problem: Sweep, state: SweepState) -> SweepState:
+    there = problem.num_betas - problem.num_fill
+    known = np.minimum(np.arange(problem.num_betas), there - 1)
+    return hold_state(problem, _taken(state, there, known))
+
+
+def _taken(state: SweepState, num_betas: int, known: np.ndarray) -> SweepState:
+    """Of each curve, which has so many betas, the members at some places."""
+
+    def take(x: jax.Array, axis: int) -> jax.Array:
+        curves = x.reshape(*x.shape[:axis], -1, num_betas, *x.shape[axis + 1 :])
+        chosen = jnp.take(curves, known, axis + 1)
+        return chosen.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+    members = jax.tree.map(lambda x: take(x, 0), state.members)
+    return SweepState(state.step, state.keys, members, take(state.history, 2))
 
 
 def place(problem: Sweep, mesh: Mesh) -> Sweep:

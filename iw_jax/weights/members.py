@@ -37,7 +37,7 @@ class Sweep:
       num_rounds: rounds the steps are divided into.
       batch_size: examples a step; None for all.
       num_betas: B.
-      member_batch: cells vmapped at a time; None for all.
+      member_batch: cells vmapped at a time, on each device; None for all.
       learn_prior: whether the prior's scales are minimised over too (empirical Bayes).
       exchange: whether codes change hands along β.
       mesh: the devices that members and examples are dealt out over; None for one.
@@ -140,7 +140,25 @@ def decode(member_code: Code, log_scale: PyTree, prior: Any) -> tuple[Code, Any]
 
 
 def map_cells(problem: Sweep, function: Callable, *arguments: PyTree) -> PyTree:
-    """vmap over cells (leading axis), in batches of `member_batch` where memory asks for it."""
+    """vmap over cells (leading axis), in batches of `member_batch` where memory asks for it.
+
+    Where cells are dealt out, so many of each part at a time: a batch that no part has all of would
+    be brought to all of them.
+    """
     if problem.member_batch is None:
         return jax.vmap(function)(*arguments)
-    return jax.lax.map(lambda a: function(*a), arguments, batch_size=problem.member_batch)
+    parts = 1 if problem.mesh is None or problem.over_seeds else problem.mesh.shape[SWEEP]
+
+    def split(x: jax.Array) -> jax.Array:
+        apart = x.reshape(parts, -1, *x.shape[1:])
+        return parallel.hold(problem.mesh, apart, PartitionSpec(SWEEP)).swapaxes(0, 1)
+
+    def join(x: jax.Array) -> jax.Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+    results = jax.lax.map(
+        lambda own: jax.vmap(function)(*own),
+        jax.tree.map(split, arguments),
+        batch_size=problem.member_batch,
+    )
+    return jax.tree.map(join, results)

@@ -20,7 +20,7 @@ import numpy as np
 
 from iw_jax import checks, trees
 from iw_jax.likelihoods import GaussianLikelihood
-from iw_jax.task import Task
+from iw_jax.task import Task, require_whole
 from iw_jax.trees import PyTree
 
 Array = Any
@@ -219,6 +219,7 @@ def bounded_nll(task: Task, params: PyTree, *, least: float = 1e-4) -> jax.Array
       ValueError: for `least` out of range, weights that are not 1, a likelihood that is a density.
     """
     checks.between("least", least, 0, 1)
+    require_whole(task)
     if trees.is_concrete(task.weights) and np.any(np.asarray(task.weights) != 1):
         raise ValueError(
             "weights of the task must be 1 for a certificate, got "

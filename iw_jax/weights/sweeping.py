@@ -141,7 +141,7 @@ def make_sweep(
         num_betas=betas.size,
         member_batch=None if member_batch is None or member_batch >= cells else member_batch,
         learn_prior=learn_prior,
-        exchange=exchange and betas.size > 1,
+        exchange=exchange and betas.size - fill > 1,
         mesh=mesh,
         over_seeds=over_seeds,
         num_fill=fill,
@@ -195,7 +195,7 @@ def sweep(
       estimator: of E_Q[L_D] in a step: `antithetic_noise` (a pair of draws, the default: after
         the first steps it has the lowest variance x time of those that suit every network, see
         docs/variance.md), `weight_noise` (one draw), `local_noise(...)`.
-      member_batch: cells (targets, β) computed at once, for memory; None for all.
+      member_batch: cells (targets, β) computed at once on each device, for memory; None for all.
       exchange: let every β take over the code of another β of the same targets and seed while it
         has the lower C_β; off to follow one branch of a curve that has two.
       num_rounds: rounds of steps; codes are exchanged and `callback` is called after each.

@@ -13,11 +13,12 @@ import optax
 import iw_jax as iw
 from iw_jax import parallel
 
-KINDS = {  # of sweeps: prices, seeds, examples a step
-    "all examples": ((0.1, 1.0, 3.0), 2, None),
-    "minibatches": ((0.1, 1.0, 3.0), 2, 8),
-    "seeds": ((1.0,), 4, 8),
-    "one": ((1.0,), 1, None),
+KINDS = {  # of sweeps: prices, seeds, examples a step, cells at a time
+    "all examples": ((0.1, 1.0, 3.0), 1, None, None),
+    "minibatches": ((0.1, 1.0, 3.0, 9.0), 1, 8, None),
+    "cells in batches": ((0.1, 1.0, 3.0, 9.0), 1, 8, 1),
+    "seeds": ((0.1, 1.0, 3.0), 4, 8, None),
+    "one": ((1.0,), 1, None, None),
 }
 
 
@@ -70,7 +71,7 @@ def products(mesh=None):
 def sweep(kind, mesh=None):
     """The minimised codes of a sweep, by name."""
     task, params, _ = world()
-    betas, seeds, batch_size = KINDS[kind]
+    betas, seeds, batch_size, member_batch = KINDS[kind]
     result = iw.sweep(
         jax.random.split(jax.random.key(1), seeds),
         task,
@@ -80,6 +81,7 @@ def sweep(kind, mesh=None):
         num_steps=12,
         num_rounds=3,
         batch_size=batch_size,
+        member_batch=member_batch,
         num_draws=4,
         mesh=mesh,
     )

@@ -34,7 +34,7 @@ def dense(task, params):
 
     J, z = jax.jacobian(outputs)(flat), outputs(flat)
     product = lambda j: task.likelihood.fisher_product(z, j)  # noqa: E731
-    LJ = jnp.moveaxis(jax.vmap(product, in_axes=2, out_axes=2)(J), 2, 2)
+    LJ = jax.vmap(product, in_axes=2, out_axes=2)(J)
     return loss(flat), jax.grad(loss)(flat), jnp.einsum("n,nki,nkj->ij", weights, J, LJ)
 
 

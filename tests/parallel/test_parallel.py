@@ -1,5 +1,6 @@
 """The same numbers on any number of devices and processes."""
 
+import dataclasses
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import iw_jax as iw
 from iw_jax import parallel
+from iw_jax.weights import layout, sweeping
 from tests.parallel.run import KINDS, compute, products, sweep, world
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,7 @@ def test_products_of_spread_examples_are_the_same():
     assert_same(products(iw.make_mesh(sweep=1, data=2)), products(), 1e-10)
 
 
-@pytest.mark.parametrize("kind", ["minibatches", "seeds"])
+@pytest.mark.parametrize("kind", ["cells in batches", "seeds"])
 def test_members_on_two_devices_are_the_same(kind):
     assert_same(sweep(kind, iw.make_mesh(sweep=2)), sweep(kind), 1e-10)
 
@@ -99,23 +101,53 @@ def test_rounds_of_a_dealt_sweep_compile_once(caplog):
     assert sum("Finished XLA compilation of jit(_round)" in said for said in caplog.messages) == 1
 
 
-def test_members_stay_dealt_out():
-    """Half of the cells on each device after a round, whatever the exchange moved."""
+def three_betas(mesh, **options):
+    """A sweep that is to be filled up to four cells."""
     task, params, _ = world()
-    problem, state = iw.make_sweep(
+    return iw.make_sweep(
         jax.random.key(0)[None],
         task,
         lambda _: (iw.DiagonalGaussian(params, 0.1), iw.IsotropicGaussian(scale=1.0)),
-        betas=(0.1, 1.0, 3.0),  # filled up to four
-        optimizer=optax.sgd(1e-3),
-        num_steps=2,
-        num_rounds=1,
-        mesh=iw.make_mesh(sweep=2),
+        betas=(0.1, 1.0, 3.0),
+        optimizer=optax.adam(1e-3),
+        num_steps=4,
+        num_rounds=2,
+        batch_size=8,
+        mesh=mesh,
+        **options,
     )
+
+
+def test_members_stay_dealt_out():
+    """Half of the cells on each device after a round, whatever the exchange moved."""
+    problem, state = three_betas(iw.make_mesh(sweep=2))
     state = iw.sweep_step(problem, state)
     for leaf in jax.tree.leaves(state.members.code):
         assert leaf.shape[0] == 4
         assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [2, 2]
+
+
+def test_cells_in_batches_stay_where_they_are():
+    """A round without exchange gathers what it says of the four cells, and nothing of members."""
+    problem, state = three_betas(iw.make_mesh(sweep=2), member_batch=1, exchange=False)
+    text = sweeping._round.lower(problem, state).compile().as_text()
+    gathered = re.findall(r"\w\[([\d,]*)\]\S* all-gather\(", text)
+    assert gathered
+    assert all(np.prod([int(n) for n in shape.split(",")]) <= 2 * 4 for shape in gathered)
+
+
+def test_a_state_is_saved_as_it_is_on_any_number_of_devices():
+    found = []
+    for mesh in (None, iw.make_mesh(sweep=2)):
+        problem, state = three_betas(mesh)
+        state = iw.sweep_step(problem, state)
+        saved = layout.without_fill(problem, state)
+        again = layout.with_fill(problem, saved)
+        assert jax.tree.all(jax.tree.map(lambda a, b: a.sharding == b.sharding, again, state))
+        found.append({str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(saved.members))})
+        end = iw.sweep_finish(problem, iw.sweep_step(problem, again), num_draws=4)
+        found[-1]["kl"] = np.asarray(end.lagrangian.kl.value)
+    assert_same(*found, 1e-10)
 
 
 # ------------------------------------------------------------------------------- padding
@@ -130,6 +162,23 @@ def test_examples_are_padded_with_masked_ones():
     assert_same({"": iw.nll(dealt, params)}, {"": iw.nll(task, params)}, 1e-14)
 
 
+def test_padding_cannot_be_unmasked():
+    task, params, _ = world()
+    dealt = iw.spread(task, iw.make_mesh(sweep=1, data=2))
+    anew = dataclasses.replace(dealt, weights=None)
+    whole = dataclasses.replace(task, weights=None)
+    assert_same({"": iw.nll(anew, params)}, {"": iw.nll(whole, params)}, 1e-14)
+    with pytest.raises(ValueError, match="weights must be 0 for the 1 rows of padding"):
+        dataclasses.replace(dealt, weights=jnp.ones(24))
+
+
+def test_losses_of_each_example_are_not_those_of_padding():
+    task, params, _ = world()
+    dealt = iw.spread(dataclasses.replace(task, weights=None), iw.make_mesh(data=2))
+    with pytest.raises(ValueError, match="task must not be spread here"):
+        iw.bounded_nll(dealt, params, least=1e-4)
+
+
 def test_minibatches_of_a_spread_task_are_those_of_the_whole():
     task, params, _ = world()
     dealt = iw.spread(task, iw.make_mesh(sweep=1, data=2))
@@ -142,7 +191,7 @@ def test_minibatches_of_a_spread_task_are_those_of_the_whole():
 # ------------------------------------------------------------------------------- processes
 
 
-def in_processes(out, kinds, sizes, devices, processes=1):
+def in_processes(out, kinds, sizes, devices, processes=1, x64=True):
     """`run.py` in so many processes on the loopback interface; what process 0 found."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -150,7 +199,7 @@ def in_processes(out, kinds, sizes, devices, processes=1):
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": str(devices // processes),
-        "JAX_ENABLE_X64": "1",
+        "JAX_ENABLE_X64": str(int(x64)),
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "tests.parallel.run", str(out), ",".join(kinds)]
@@ -195,6 +244,15 @@ def test_any_number_of_devices_and_processes_finds_the_same(tmp_path, sizes, pro
     assert_same(found, compute(kinds), 1e-9)
 
 
+@pytest.mark.slow
+def test_single_precision_finds_the_same_to_five_digits(tmp_path):
+    kinds = ["products", *KINDS]
+    one, eight = (
+        in_processes(tmp_path / f"{n}.npz", kinds, (n, n, n), n**3, x64=False) for n in (1, 2)
+    )
+    assert_same(eight, one, 1e-5)
+
+
 # ------------------------------------------------------------------------------- bad input
 
 
@@ -202,7 +260,7 @@ def test_any_number_of_devices_and_processes_finds_the_same(tmp_path, sizes, pro
     ("sizes", "message"),
     [
         ({"sweep": 3}, r"number of devices, 2, got 3 \* 1 \* 1"),
-        ({"data": 4}, r"number of devices, 2, got 0 \* 4 \* 1"),
+        ({"data": 4}, r"number of devices, 2, got 1 \* 4 \* 1"),
         ({"data": 0}, "data must be an integer of at least 1"),
     ],
 )
