@@ -68,13 +68,13 @@ class Sweep:
         """Runs the command to its end: (exit status, what it said)."""
         return ended(self.start(fault))
 
-    def start_together(self, count):
-        """The run in so many processes on the loopback interface."""
+    def start_together(self, count, flags=((), (), (), ())):
+        """The run in so many processes on the loopback interface, with flags for each."""
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{found.getsockname()[1]}"
-        flags = "--coordinator", coordinator, "--num-processes", str(count), "--process-id"
-        return [self.start(flags=(*flags, str(i))) for i in range(count)]
+        run = "--coordinator", coordinator, "--num-processes", str(count), "--process-id"
+        return [self.start(flags=(*run, str(i), *flags[i])) for i in range(count)]
 
     def rows(self):
         """The table that the run wrote."""

@@ -52,6 +52,16 @@ def test_one_of_two_processes_is_killed_the_other_ends_and_both_go_on(sweep, kil
     assert_same(sweep.rows(), whole)
 
 
+def test_one_of_two_processes_cannot_start_and_both_end_in_a_paragraph(sweep):
+    with_data = [(), ("--dataset", "mnist", "--data-dir", "nowhere")]
+    both = sweep.start_together(2, with_data)
+    (status, said), (other, why) = (processes.ended(process) for process in both)
+    assert (status, other) == (1, 1), (said, why)
+    assert "error: another process of the run could not start" in said
+    assert "error: data_dir must be a folder that exists, got 'nowhere'" in why
+    assert "Traceback" not in said + why
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_sigterm_to_one_process_stops_all_of_them_and_they_go_on(sweep, count, whole):
     together = sweep.start_together(count)
