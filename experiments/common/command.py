@@ -137,6 +137,9 @@ def compile_in_haste() -> None:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
+    if _version("jaxlib") == "0.10.2":  # others know no such flag, and would not start with it
+        flags = os.environ.get("XLA_FLAGS", "")  # read when XLA first compiles
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 def start_processes(options: Options) -> None:
