@@ -39,10 +39,12 @@ class Sweep:
     Attributes:
       place: what `--results-dir` names.
       programs: compiled programs; a copy of its own, since a kill may leave half of one behind.
+      x64: whether to compute in double precision.
     """
 
     place: Path
     programs: Path
+    x64: bool = False
 
     @property
     def folder(self):
@@ -54,7 +56,11 @@ class Sweep:
 
     def start(self, fault="", flags=(), devices=1):
         words = ["--preset", "quick", *tiny.FLAGS, "--results-dir", str(self.place), *flags]
-        own = {"JAX_COMPILATION_CACHE_DIR": str(self.programs), "JAX_NUM_CPU_DEVICES": str(devices)}
+        own = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_ENABLE_X64": str(int(self.x64)),
+        }
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(fault=fault), *words, "--name", "tiny"],
             cwd=ROOT,
