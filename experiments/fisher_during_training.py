@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.common import checks, cost, descent, style, tables
 from experiments.common import config as common
@@ -96,12 +95,10 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
     network = common.network(config, dataset.num_classes, "tanh")
     task = descent.pool(network, dataset)
     return [
-        cost.training(
+        cost.descent(
+            network,
             task,
-            network.init(jax.random.key(0), task.inputs["x"][:1]),
-            optax.sgd(config.learning_rate),
-            batch=config.batch_size,
-            steps=config.num_steps,
+            config,
             networks=len(config.starts) * config.num_seeds,
             num_matvecs=config.num_matvecs,
             spectra=descent.SPECTRA * config.num_stops,

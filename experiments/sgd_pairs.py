@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from scipy import stats
 
@@ -132,12 +131,10 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
     network = common.network(config, dataset.num_classes, "tanh")
     task = descent.pool(network, dataset)
     return [
-        cost.training(
+        cost.descent(
+            network,
             task,
-            network.init(jax.random.key(0), task.inputs["x"][:1]),
-            optax.sgd(config.learning_rate),
-            batch=config.batch_size,
-            steps=config.num_steps,
+            config,
             networks=config.num_seeds * (config.num_seeds + config.num_pairs),
         )
     ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -78,7 +79,8 @@ class Context:
             done = -(-int(state.step) // problem.round_length)
             for _ in self._shown(range(done, problem.num_rounds), stage):
                 state = iw.sweep_step(problem, state)
-                self._keep(checkpoints, int(state.step), layout.without_fill(problem, state))
+                saved = functools.partial(layout.without_fill, problem, state)
+                self._keep(checkpoints, int(state.step), saved)
             checkpoints.save(int(state.step), layout.without_fill(problem, state), force=True)
         finally:
             checkpoints.close()

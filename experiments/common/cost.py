@@ -118,6 +118,18 @@ def training(
     return Stage(task, params, _mean_loss, params, optimizer, **numbers)
 
 
+def descent(network: nets.Network, pool: iw.Task, config: Any, **numbers: Any) -> Stage:
+    """A stage of SGD at one rate, on examples of `descent.pool`; `numbers` as for `training`."""
+    return training(
+        pool,
+        network.init(jax.random.key(0), pool.inputs["x"][:1]),
+        optax.sgd(config.learning_rate),
+        batch=config.batch_size,
+        steps=config.num_steps,
+        **numbers,
+    )
+
+
 def _mean_loss(key: jax.Array, batch: iw.Task, params: nets.Params) -> jax.Array:
     del key
     return iw.nll(batch, params) / batch.num_examples

@@ -98,7 +98,6 @@ def place(problem: Sweep, mesh: Mesh) -> Sweep:
     Minibatches are drawn from all examples, which every device then holds; a step deals them out.
     """
     own = functools.partial(parallel.put, mesh)
-    over = (None, parallel.SWEEP) if problem.over_seeds else (parallel.SWEEP, None)
     task, examples = problem.task, PartitionSpec(parallel.DATA)
     if problem.batch_size is None:  # sums over examples are left to the compiler: no task.mesh
         task = trees.replace(parallel.spread(task, mesh), mesh=None)
@@ -106,9 +105,8 @@ def place(problem: Sweep, mesh: Mesh) -> Sweep:
         task, examples = own(task), PartitionSpec()
     missing = task.num_padding
     targets = parallel.pad(problem.targets, missing, axis=2)
-    weights = parallel.pad(problem.weights, missing, axis=2)
-    weights[:, :, weights.shape[2] - missing :] = 0
-    of_members = PartitionSpec(*over, *examples)
+    weights = np.pad(problem.weights, ((0, 0), (0, 0), (0, missing)))  # masked
+    of_members = PartitionSpec(*problem.dealt, *examples)
     return trees.replace(
         problem,
         task=task,

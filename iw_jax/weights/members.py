@@ -64,6 +64,11 @@ class Sweep:
     num_fill: int = trees.static()
 
     @property
+    def dealt(self) -> tuple[str | None, str | None]:
+        """The axis of the mesh that cells and seeds are dealt out over."""
+        return (None, SWEEP) if self.over_seeds else (SWEEP, None)
+
+    @property
     def round_length(self) -> int:
         """Steps a round (the last one may be shorter)."""
         return -(-self.num_steps // self.num_rounds)
@@ -122,10 +127,9 @@ def hold_state(problem: Sweep, state: SweepState) -> SweepState:
     mesh = problem.mesh
     if mesh is None:
         return state
-    over = (None, SWEEP) if problem.over_seeds else (SWEEP, None)
 
     def hold(x: jax.Array) -> jax.Array:
-        spec = PartitionSpec(*over, *parallel.of_weights(mesh, x.shape[2:]))
+        spec = PartitionSpec(*problem.dealt, *parallel.of_weights(mesh, x.shape[2:]))
         return parallel.hold(mesh, x, spec)
 
     step, keys, history = parallel.hold(mesh, (state.step, state.keys, state.history))
