@@ -151,11 +151,12 @@ def map_cells(problem: Sweep, function: Callable, *arguments: PyTree) -> PyTree:
     """
     if problem.member_batch is None:
         return jax.vmap(function)(*arguments)
-    parts = 1 if problem.mesh is None or problem.over_seeds else problem.mesh.shape[SWEEP]
+    mesh = None if problem.over_seeds else problem.mesh
+    parts = 1 if mesh is None else mesh.shape[SWEEP]
 
     def split(x: jax.Array) -> jax.Array:
         apart = x.reshape(parts, -1, *x.shape[1:])
-        return parallel.hold(problem.mesh, apart, PartitionSpec(SWEEP)).swapaxes(0, 1)
+        return parallel.hold(mesh, apart, PartitionSpec(SWEEP)).swapaxes(0, 1)
 
     def join(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
