@@ -5,7 +5,8 @@ Numbers do not depend on how many devices there are, but for the order of sums: 
 made by place (JAX's partitionable keys), and what does not divide evenly is padded and masked.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from iw_jax.trees import PyTree
 
 SWEEP, MODEL = "sweep", "model"
 EVERYWHERE = PartitionSpec()
+Result = TypeVar("Result")
 
 
 def start(
@@ -191,6 +193,21 @@ def anywhere(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """What the function returns here; where it fails on any process, it fails on every one.
+
+    So that none waits for one that has given up. Each process must ask, in the same order.
+    """
+    failure = None
+    try:
+        result = function()
+    except Exception as error:
+        failure = error
+    if anywhere(failure is not None):
+        raise failure or RuntimeError("another process of the run could not do it, and says why")
+    return result
 
 
 def require_mesh(mesh: Any) -> None:

@@ -105,17 +105,29 @@ class Checkpoints:
         )
 
     def _read(self, step: int, like: dict[str, Any] | None) -> dict[str, Any]:
-        """The arrays of one checkpoint, placed as those they shall be like; else on the host."""
+        """The arrays of one checkpoint, if every process can use it.
+
+        Placed as those they shall be like; else on the host.
+        """
+        found, saved = parallel.together(lambda: self._files(step, like))
+
+        def require_unchanged():
+            if sums(found) != saved:
+                raise ValueError("its arrays are not those that were saved")
+
+        parallel.together(require_unchanged)
+        return found
+
+    def _files(self, step: int, like: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
+        """The arrays in the files of one checkpoint, and the sums saved with them."""
         there = self._manager.item_metadata(step)
         if like is None:
             like = dict.fromkeys(there.tree)
         else:
             _require_same_shapes(there.tree, like)
         places = {name: self._place(x) for name, x in like.items()}
-        found = self._manager.restore(step, args=self._ocp.args.PyTreeRestore(restore_args=places))
-        if sums(found) != there.custom_metadata:
-            raise ValueError("its arrays are not those that were saved")
-        return found
+        args = self._ocp.args.PyTreeRestore(restore_args=places)
+        return self._manager.restore(step, args=args), there.custom_metadata
 
     def _place(self, like: Any) -> Any:
         if isinstance(like, jax.Array) and like.committed:

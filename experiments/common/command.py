@@ -192,18 +192,17 @@ def execute(
     from iw_jax import parallel
 
     start = time.time()
-    failure = None
-    try:
+
+    def begin():
         mesh = mesh_of(options)
         dataset = module.load(config, options.data_dir)
         folder = Folder(_path(module, config, options, preset), writes=jax.process_index() == 0)
         if folder.writes:
             identity = _identity(module, config, dataset)
             folder = Folder.open(folder.path, identity, options.overwrite)
-    except _EXPECTED as error:
-        failure = error
-    if parallel.anywhere(failure is not None):  # or the others would wait for this one
-        raise failure or RuntimeError("another process of the run could not start, and says why")
+        return mesh, dataset, folder
+
+    mesh, dataset, folder = parallel.together(begin)
     show_progress = show_progress and folder.writes
     if parallel.anywhere(folder.writes and folder.finished):
         return folder

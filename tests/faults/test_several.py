@@ -67,7 +67,7 @@ def test_one_of_two_processes_cannot_start_and_both_end_in_a_paragraph(sweep):
     both = sweep.start_together(2, with_data)
     (status, said), (other, why) = (processes.ended(process) for process in both)
     assert (status, other) == (1, 1), (said, why)
-    assert "error: another process of the run could not start" in said
+    assert "error: another process of the run could not do it" in said
     assert "error: data_dir must be a folder that exists, got 'nowhere'" in why
     assert "Traceback" not in said + why
 
