@@ -72,3 +72,15 @@ def poisoned(sweep_step, number):
         return sweep_step(problem, state)
 
     return step
+
+
+def in_double_precision(load):
+    """An experiment's `load`, but inputs, and with them weights, are float64."""
+
+    def wide(config, data_dir):
+        dataset = load(config, data_dir)
+        for name in ("train_inputs", "test_inputs"):  # past the constructor: experiments are float32
+            object.__setattr__(dataset, name, getattr(dataset, name).astype(float))
+        return dataset
+
+    return wide

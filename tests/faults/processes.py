@@ -19,6 +19,7 @@ PATIENCE = 300  # seconds; a run takes ten, to miss a process a hundred
 # Checkpoints as often as they can be written, so that a fault meets one at any moment; no figure,
 # which would take longer than the rest. A fault that is in the program is one more line.
 PROGRAM = """
+import jax
 import matplotlib.pyplot as plt
 import iw_jax as iw
 from experiments import beta_sweep
@@ -27,6 +28,8 @@ from experiments.common.results import Folder
 from tests.experiments import tiny
 checkpoint.SECONDS_BETWEEN, checkpoint.LARGEST_SHARE = 0, float("inf")
 beta_sweep.plot = lambda *_: plt.figure()
+if jax.config.jax_enable_x64:
+    beta_sweep.load = tiny.in_double_precision(beta_sweep.load)
 {fault}
 command.main("experiments.beta_sweep")
 """

@@ -1,6 +1,7 @@
 """Rows of the fault table for several devices and processes: the numbers may differ by rounding.
 
-In double precision: 400 steps of so small a sweep make 3e-3 of what single precision rounds.
+In double precision: 400 steps of so small a sweep make 3e-3 of the 1e-7 that single precision
+rounds off, whatever the devices; and 1e-12 of what double precision does.
 """
 
 import shutil
@@ -30,10 +31,10 @@ def sweep(tmp_path, programs, whole):  # noqa: ARG001  (which compiles the progr
 
 
 def assert_same(rows, others):
-    """Headline numbers to four digits; what is next to nothing, next to nothing."""
+    """Headline numbers; what is next to nothing, next to nothing."""
     for row, other in zip(rows, others, strict=True):
         for name in ("loss_nats", "kl_nats", "lagrangian_nats", "fisher_nats"):
-            np.testing.assert_allclose(row[name], other[name], rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(row[name], other[name], rtol=1e-8, atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (4, 2)])
@@ -53,10 +54,8 @@ def test_one_of_two_processes_is_killed_the_other_ends_and_both_go_on(sweep, kil
     both = sweep.start_together(2)
     processes.until(both[0], sweep.steps_saved)
     both[killed].kill()
-    status, said = processes.ended(both[1 - killed])
-    assert status != 0, said
-    for process in both:
-        process.kill()
+    ends = [processes.ended(process) for process in both]
+    assert all(status != 0 for status, _ in ends), ends
     again = [processes.ended(process) for process in sweep.start_together(2)]
     assert [status for status, _ in again] == [0, 0], again
     assert_same(sweep.rows(), whole)
