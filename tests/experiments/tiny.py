@@ -79,7 +79,7 @@ def in_double_precision(load):
 
     def wide(config, data_dir):
         dataset = load(config, data_dir)
-        for name in ("train_inputs", "test_inputs"):  # past the constructor: experiments are float32
+        for name in ("train_inputs", "test_inputs"):  # past its checks
             object.__setattr__(dataset, name, getattr(dataset, name).astype(float))
         return dataset
 
