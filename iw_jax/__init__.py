@@ -5,11 +5,24 @@ See the README for a start, docs/theory.md for which function holds which formul
 
 from iw_jax import compiler as compiler
 from iw_jax.activations import EffectiveInformation as EffectiveInformation
+from iw_jax.activations import NoisyInformation as NoisyInformation
+from iw_jax.activations import PairHistogram as PairHistogram
+from iw_jax.activations import binned_entropy as binned_entropy
+from iw_jax.activations import binned_information as binned_information
+from iw_jax.activations import cosine_histogram as cosine_histogram
+from iw_jax.activations import distance_histogram as distance_histogram
+from iw_jax.activations import effective_clusters as effective_clusters
 from iw_jax.activations import effective_information as effective_information
 from iw_jax.activations import emergence_bounds as emergence_bounds
+from iw_jax.activations import mixture_entropy as mixture_entropy
+from iw_jax.activations import mixture_entropy_bounds as mixture_entropy_bounds
+from iw_jax.activations import mixture_log_density as mixture_log_density
 from iw_jax.activations import multiplicative_information as multiplicative_information
+from iw_jax.activations import neighbour_purity as neighbour_purity
 from iw_jax.activations import noisy_activations as noisy_activations
+from iw_jax.activations import noisy_mutual_information as noisy_mutual_information
 from iw_jax.activations import probe_information as probe_information
+from iw_jax.activations import smoothed_entropy as smoothed_entropy
 from iw_jax.codes import Code as Code
 from iw_jax.codes import DiagonalGaussian as DiagonalGaussian
 from iw_jax.codes import IsotropicGaussian as IsotropicGaussian
