@@ -9,6 +9,7 @@ from iw_jax.activations import NoisyInformation as NoisyInformation
 from iw_jax.activations import PairHistogram as PairHistogram
 from iw_jax.activations import binned_entropy as binned_entropy
 from iw_jax.activations import binned_information as binned_information
+from iw_jax.activations import binned_label_information as binned_label_information
 from iw_jax.activations import cosine_histogram as cosine_histogram
 from iw_jax.activations import distance_histogram as distance_histogram
 from iw_jax.activations import effective_clusters as effective_clusters

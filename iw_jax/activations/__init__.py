@@ -2,6 +2,7 @@
 
 from iw_jax.activations.binning import binned_entropy as binned_entropy
 from iw_jax.activations.binning import binned_information as binned_information
+from iw_jax.activations.binning import binned_label_information as binned_label_information
 from iw_jax.activations.clustering import PairHistogram as PairHistogram
 from iw_jax.activations.clustering import cosine_histogram as cosine_histogram
 from iw_jax.activations.clustering import distance_histogram as distance_histogram

@@ -57,6 +57,29 @@ def binned_information(
     return _entropy(_counts(bins.reshape(-1, bins.shape[2]))) - float(np.mean(given))
 
 
+def binned_label_information(
+    activations: Any, labels: Any, width: float, *, low: float = 0.0, high: float | None = None
+) -> float:
+    """I(Y; Bin(T)) = H(Bin(T)) - H(Bin(T)|Y), nats, of rows with labels; plug-in.
+
+    Args:
+      activations: t, (N, d).
+      labels: y, integers (N,).
+      width: as for `binned_entropy`.
+      low: as for `binned_entropy`.
+      high: as for `binned_entropy`.
+
+    Raises:
+      ValueError: as `binned_entropy`, or for labels of another shape.
+    """
+    bins, labels = _bins(activations, width, low, high, ndim=2), np.asarray(labels)
+    if labels.shape != bins.shape[:1]:
+        raise ValueError(f"labels must be ({len(bins)},), one for each row, got {labels.shape}")
+    classes, numbers = np.unique(labels, return_counts=True)
+    given = [_entropy(_counts(bins[labels == y])) for y in classes]
+    return _entropy(_counts(bins)) - float(np.dot(numbers, given) / len(bins))
+
+
 def _bins(activations: Any, width: float, low: float, high: float | None, ndim: int) -> np.ndarray:
     checks.positive("width", width)
     t = np.asarray(activations, np.float64)

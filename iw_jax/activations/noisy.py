@@ -90,7 +90,7 @@ def noisy_mutual_information(
       inputs: x, (N, ...), at least 2, no two of them the same (give those a larger weight).
       labels: y, integers (N,).
       sigma: σ, the standard deviation of the noise on every hidden layer; never its variance.
-      weights: p(x), (N,), positive; are made to sum to 1. None for equal ones.
+      weights: p(x), (N,), at least 0; are made to sum to 1. None for equal ones.
       num_classes: K; None for the largest label + 1.
       num_draws: passes of every input; a multiple of 4.
       num_probed: inputs, drawn by their weights, at whose T_l densities are evaluated.
@@ -130,7 +130,8 @@ def noisy_mutual_information(
     weights = jnp.ones(number) if weights is None else jnp.asarray(weights, float)
     if weights.shape != (number,):
         raise ValueError(f"weights must be ({number},), one for each input, got {weights.shape}")
-    checks.positive("weights", weights)
+    if trees.is_concrete(weights) and not (np.min(weights) >= 0 < np.sum(weights) < np.inf):
+        raise ValueError(f"weights must be at least 0 and finite, one above, got {weights!r:.80}")
     if labels is not None:
         labels, num_classes = _checked_labels(labels, number, num_classes)
     found = _measure(

@@ -10,6 +10,7 @@ from iw_jax.data.loading import NAMES, load
 from iw_jax.data.nuisances import occlude
 from iw_jax.data.pooling import average_pool
 from iw_jax.data.subsets import subset
+from iw_jax.data.szt import szt
 
 __all__ = [
     "NAMES",
@@ -21,4 +22,5 @@ __all__ = [
     "occlude",
     "random_labels",
     "subset",
+    "szt",
 ]

@@ -1,0 +1,412 @@
+"""What the hidden layers of a noisy network know of its input, while it learns 12 bits' label.
+
+Every hidden layer has Gaussian noise, in training too, so that I(X; T) is finite and depends on the
+weights. In narrow tanh layers it rises early and falls later, while the network still learns: not
+since inputs are forgotten one by one, but since those of a class come to lie together, in the
+corners of the cube. With rows kept orthonormal (--orthonormal) it does not fall, and the network
+generalises as well.
+
+Default: five networks, about 3 minutes on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
+Figs. 2 to 4; labels by a built-in rule, or the original ones from a file.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+import iw_jax as iw
+from experiments.common import checks, cost, style, szt, tables
+from experiments.common import config as common
+from experiments.common.context import Context
+from experiments.common.tables import Rows
+from iw_jax import data
+
+MEASURES = ("input", "label", "linearised")
+SCATTERS, SHOWN = 4, 1024  # epochs, and patterns, of the scatter plots
+AGREE = 0.5  # nats between sample propagation and the linearised network, where σ is small
+SMALL = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(szt.Config):
+    """What is measured.
+
+    Attributes:
+      bootstrap_inputs: X uniform over 4,096 patterns drawn with replacement, as in the authors'
+        code, and not over all patterns.
+      num_draws: passes of every pattern through the noise; a multiple of 4.
+      num_probed: patterns at whose T densities are evaluated.
+      num_replicas: passes of each of those; a multiple of 4.
+      num_points: evaluation points for each of those.
+    """
+
+    bootstrap_inputs: bool = False
+    num_draws: int = 8
+    num_probed: int = 512
+    num_replicas: int = 300
+    num_points: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        common.at_least(self, num_probed=2, num_points=1)
+        for name in ("num_draws", "num_replicas"):
+            value = getattr(self, name)
+            common.require(value >= 4 and value % 4 == 0, name, "a multiple of 4", value)
+
+
+PRESETS = {
+    "quick": Config(
+        num_epochs=60,
+        num_times=4,
+        num_seeds=1,
+        num_draws=4,
+        num_probed=64,
+        num_replicas=48,
+        num_points=2,
+    ),
+    "default": Config(),
+    "paper": Config(num_times=100, num_seeds=20, num_draws=16, num_probed=2048, num_replicas=1000),
+}
+
+load = szt.load
+
+
+def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
+    """What training will take; see `common.cost`."""
+    return [szt.stage(config, dataset)]
+
+
+def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
+    """One row for each seed, epoch and hidden layer."""
+    history = szt.train(config, dataset, context, config.sigma)
+    fits = {
+        name: szt.fits(history, config.activation, jnp.asarray(inputs), jnp.asarray(targets))
+        for name, inputs, targets in (
+            ("train", dataset.train_inputs, dataset.train_targets),
+            ("test", dataset.test_inputs, dataset.test_targets),
+        )
+    }
+    epochs, ledger = szt.epochs(config), context.ledger("information")
+    shown = _scattered(epochs)
+    rows = []
+    cells = list(itertools.product(range(config.num_seeds), range(len(epochs))))
+    for seed, time in context.track(cells, "information"):
+        params = jax.tree.map(lambda w, at=(time, seed): w[at], history)
+        found = ledger.get(
+            f"{seed}-{time}", lambda s=seed, t=time, p=params: measure(config, dataset, p, s, t)
+        )
+        hidden = szt.activations(config, params, szt.all_of(dataset)[0])
+        for layer, values in enumerate(found):
+            last = layer == len(found) - 1 and seed == 0 and epochs[time] in shown
+            rows.append(
+                {
+                    "seed": seed,
+                    "epoch": epochs[time],
+                    "layer": layer + 1,
+                    "units": config.widths[layer],
+                    **{
+                        f"{part}_{what}": float(fits[part][i][time, seed])
+                        for part in fits
+                        for i, what in enumerate(("loss_nats_per_label", "accuracy"))
+                    },
+                    **values,
+                    "scatter": _hex(hidden[layer][_kept(config)]) if last else "",
+                }
+            )
+    return rows
+
+
+def measure(
+    config: Config, dataset: data.Dataset, params: szt.Params, seed: int, time: int
+) -> list[dict[str, float]]:
+    """The columns of every layer, of one network."""
+    inputs, labels = szt.all_of(dataset)
+    counts = None
+    if config.bootstrap_inputs:
+        rng = np.random.default_rng((config.seed, 1, seed))
+        drawn = rng.integers(len(inputs), size=len(inputs))
+        counts = np.bincount(drawn, minlength=len(inputs))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed + 1), seed), time)
+    found = iw.noisy_mutual_information(
+        key,
+        szt.hidden_layers(config.activation, len(config.widths)),
+        params,
+        inputs,
+        labels,
+        sigma=config.sigma,
+        weights=counts,
+        num_classes=2,
+        num_draws=config.num_draws,
+        num_probed=config.num_probed,
+        num_replicas=config.num_replicas,
+        num_points=config.num_points,
+    )
+    p = np.ones(len(labels)) if counts is None else counts
+    ones = float(p @ np.asarray(labels) / p.sum())
+    columns: dict[str, Any] = {
+        "input_entropy_nats": float(found.ceiling),
+        "label_entropy_nats": float(stats.entropy([ones, 1 - ones])),
+    }
+    for name, estimate in zip(MEASURES, (found.nats, found.labels, found.linearised), strict=True):
+        lower, upper = estimate.interval()
+        columns |= {
+            f"{name}_information_nats": estimate.value,
+            f"{name}_information_stderr_nats": estimate.stderr,
+            f"{name}_information_lower_nats": lower,
+            f"{name}_information_upper_nats": upper,
+        }
+    return [
+        {name: float(np.broadcast_to(v, len(config.widths))[i]) for name, v in columns.items()}
+        for i in range(len(config.widths))
+    ]
+
+
+def _scattered(epochs: list[int]) -> list[int]:
+    """Epochs of the scatter plots: the first, the last, and between."""
+    places = np.linspace(0, len(epochs) - 1, min(SCATTERS, len(epochs))).round().astype(int)
+    return [epochs[i] for i in places]
+
+
+def _kept(config: Config) -> np.ndarray:
+    """Patterns in the scatter plots."""
+    number = 2 ** data.szt().train_inputs.shape[1]
+    return np.random.default_rng((config.seed, 2)).permutation(number)[:SHOWN]
+
+
+def _hex(points: Any) -> str:
+    """Activations from -1 to 1 (others are cut off) in 255 steps, a byte each."""
+    return np.uint8(np.round(127 + 127 * np.clip(points, -1, 1))).tobytes().hex()
+
+
+def _points(text: str, units: int) -> np.ndarray:
+    """(SHOWN, units), from `_hex`."""
+    return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, units) / 127.0 - 1
+
+
+# ------------------------------------------------------------------------------------ reading
+
+
+def curves(rows: Rows, name: str) -> np.ndarray:
+    """A column as (seeds, epochs, layers)."""
+    return tables.grid(rows, name, axes=("seed", "epoch", "layer"))
+
+
+def shape(curve: np.ndarray) -> dict[str, float]:
+    """Where a curve over epochs turns, for every seed: (S, E) to (S,) each.
+
+    Attributes:
+      peak: the highest value.
+      fall: from there to the end.
+      dips: falls and rises again of at least a tenth of the peak, before the end.
+    """
+    peak = curve.max(1)
+    dips = [_turns(c, 0.1 * c.max()) for c in curve]
+    return {"peak": peak, "fall": peak - curve[:, -1], "dips": np.array(dips, float)}
+
+
+def _turns(curve: np.ndarray, size: float) -> int:
+    """How often a curve falls, and then rises, by at least `size`."""
+    found, highest, lowest = 0, curve[0], np.inf
+    for value in curve:
+        if lowest < np.inf and value - lowest >= size:
+            found, highest, lowest = found + 1, value, np.inf
+        elif highest - value >= size:
+            lowest = min(lowest, value)
+        highest = max(highest, value)
+    return found
+
+
+def summarize(rows: Rows, config: Config) -> dict[str, Any]:
+    """How high the information in each layer rises, how far it falls, and how the networks fit."""
+    information = curves(rows, "input_information_nats")
+    found: dict[str, Any] = {
+        "labels": "built-in rule, not those of Shwartz-Ziv & Tishby"
+        if not config.szt_file
+        else "original",
+        "ceiling_nats": tables.rounded(curves(rows, "input_entropy_nats").mean()),
+    }
+    for layer in range(information.shape[2]):
+        turns = shape(information[:, :, layer])
+        found[f"layer_{layer + 1}"] = {
+            "peak_nats": tables.spread(turns["peak"]),
+            "last_nats": tables.spread(information[:, -1, layer]),
+            "fall_nats": tables.spread(turns["fall"]),
+            "seeds_that_dip_and_rise_again": int((turns["dips"] > 0).sum()),
+        }
+    for part in ("train", "test"):
+        found[f"{part}_accuracy"] = tables.spread(curves(rows, f"{part}_accuracy")[:, -1, 0])
+    loss = curves(rows, "test_loss_nats_per_label")[:, :, 0]
+    found["test_loss_above_its_minimum_nats"] = tables.spread(loss[:, -1] - loss.min(1))
+    return found
+
+
+def check(rows: Rows, config: Config) -> list[checks.Check]:
+    """What holds whatever the network is: data processing, ceilings; two ways to measure agree."""
+    value, stderr, lower, upper = (
+        {m: curves(rows, f"{m}_information{part}_nats") for m in MEASURES}
+        for part in ("", "_stderr", "_lower", "_upper")
+    )
+    ceiling, labels = curves(rows, "input_entropy_nats"), curves(rows, "label_entropy_nats")
+    size = value["input"][..., 1:].size
+    t = stats.norm.isf(checks.FALSE_ALARM / max(size, 1))
+    found = []
+    for name, what in (("input", "I(X;T)"), ("label", "I(Y;T)")):
+        v, s = value[name], stderr[name]
+        bias = np.maximum(v - lower[name], upper[name] - v) - stats.norm.isf(0.025) * s
+        allowed = t * np.hypot(s[..., 1:], s[..., :-1]) + np.maximum(bias[..., 1:], 0) + 1e-3
+        excess = np.diff(v, axis=2) - allowed
+        found.append(
+            _nowhere(
+                f"data processing: {what} does not grow from layer to layer",
+                excess,
+                rows,
+                f"within error and replica bias at all {excess.size} places; largest growth "
+                f"{np.diff(v, axis=2).max(initial=0):.2g} nats",
+            )
+        )
+    excess = np.maximum(
+        value["input"] - ceiling, value["label"] - np.minimum(labels, value["input"])
+    )
+    allowed = t * np.maximum(stderr["label"], stderr["input"]) + 1e-3
+    found.append(
+        _nowhere(
+            "I(X;T) <= H(X) and I(Y;T) <= min(H(Y), I(X;T))",
+            excess - allowed,
+            rows,
+            f"H(X) = {ceiling.mean():.4g}, H(Y) = {labels.mean():.4g} nats",
+        )
+    )
+    apart = np.maximum(lower["input"] - upper["linearised"], lower["linearised"] - upper["input"])
+    worst = float(np.abs(value["input"] - value["linearised"]).max())
+    found.append(
+        checks.Check(
+            "sample propagation and the linearised network agree",
+            bool(config.sigma > SMALL or apart.max() <= AGREE),
+            f"apart by {worst:.2g} nats at most, {max(apart.max(), 0):.2g} beyond their intervals; "
+            f"allowed {AGREE:g} beyond, where sigma is at most {SMALL:g}",
+        )
+    )
+    return found
+
+
+def _nowhere(name: str, excess: np.ndarray, rows: Rows, message: str) -> checks.Check:
+    """Whether nothing is above zero in (seeds, epochs, layers)."""
+    if excess.size == 0 or excess.max() <= 0:
+        return checks.Check(name, True, message)
+    seed, time, layer = np.unravel_index(excess.argmax(), excess.shape)
+    epoch = sorted({row["epoch"] for row in rows})[time]
+    return checks.Check(
+        name,
+        False,
+        f"violated at {(excess > 0).sum()} of {excess.size} places, most by {excess.max():.3g} "
+        f"nats beyond its error (seed {seed}, epoch {epoch}, layer {layer + 1}): the estimator "
+        "fails there; allow more --num-replicas and --num-draws",
+    )
+
+
+def table(rows: Rows) -> str:
+    """I(X; T) of every layer, averaged over seeds, at a few epochs."""
+    information = curves(rows, "input_information_nats").mean(0)
+    epochs = sorted({row["epoch"] for row in rows})
+    layers = "".join(f"{f'I(X;T{i + 1})':>9}" for i in range(information.shape[1]))
+    lines = [f"{'epoch':>7}{layers}{'train':>8}{'test':>8}"]
+    accuracy = [curves(rows, f"{part}_accuracy")[:, :, 0].mean(0) for part in ("train", "test")]
+    for i in np.unique(np.linspace(0, len(epochs) - 1, 14).round().astype(int)):
+        values = "".join(f"{v:9.3f}" for v in information[i])
+        lines.append(f"{epochs[i]:>7}{values}{accuracy[0][i]:8.3f}{accuracy[1][i]:8.3f}")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------- figure
+
+
+def plot(rows: Rows, config: Config) -> Any:
+    """Information, losses and accuracies over epochs; where the last hidden layer puts inputs."""
+    import matplotlib.pyplot as plt
+
+    epochs = sorted({row["epoch"] for row in rows})
+    information = curves(rows, "input_information_nats")
+    shown = [row for row in rows if row["scatter"]]
+    figure = plt.figure(figsize=(12, 7.4))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+    axes = above.subplots(1, 4)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, information.shape[2]))
+    for name, axis, title in (
+        ("input", axes[0], "I(X;T), mean and range of seeds"),
+        ("label", axes[2], "I(Y;T)"),
+    ):
+        values = curves(rows, f"{name}_information_nats")
+        for layer, colour in enumerate(colours):
+            style.band(
+                axis, epochs, values[:, :, layer].T, color=colour, label=f"layer {layer + 1}"
+            )
+        ceiling = curves(rows, f"{name}_entropy_nats").mean()
+        axis.axhline(ceiling, color="black", linestyle=":", linewidth=1)
+        symbol = "H(X)" if name == "input" else "H(Y)"
+        axis.text(epochs[0], ceiling, symbol, va="bottom", fontsize=8)
+        axis.set(title=title, ylabel="nats", ylim=(0, 1.08 * ceiling))
+    for seed, curve in enumerate(information[:, :, -1]):
+        axes[1].plot(
+            epochs, curve, color=colours[-1], linewidth=1, label="last layer" if not seed else None
+        )
+        if information.shape[2] > 1:
+            axes[1].plot(
+                epochs, information[seed, :, -2], color=colours[-2], linewidth=1, linestyle="--",
+                label="layer before" if not seed else None,
+            )  # fmt: skip
+    axes[1].set(title="I(X;T), seed by seed", ylim=axes[0].get_ylim())
+    for part, colour in (("train", style.BLUE), ("test", style.ORANGE)):
+        loss, accuracy = (
+            curves(rows, f"{part}_{what}")[:, :, 0].T
+            for what in ("loss_nats_per_label", "accuracy")
+        )
+        style.band(axes[3], epochs, loss, color=colour, label=f"loss, {part} (nats)")
+        style.band(
+            axes[3], epochs, 1 - accuracy, color=colour, linestyle="--", label=f"error, {part}"
+        )
+    axes[3].set(title="fit without noise", ylim=(0, None))
+    for axis in axes:
+        axis.set(xscale="log", xlabel="epoch")
+        axis.legend(fontsize=7, loc="lower left" if axis is not axes[3] else "best")
+    _scatter(below, shown, config)
+    labels = "original labels" if config.szt_file else "built-in rule"
+    extra = ", orthonormal rows" if config.orthonormal else ""
+    figure.suptitle(
+        f"12-{'-'.join(map(str, config.widths))}-2 {config.activation}, σ = {config.sigma:g}, "
+        f"{labels}{extra}; {config.num_seeds} seeds",
+        fontsize=10,
+    )
+    return figure
+
+
+def _scatter(figure: Any, shown: Rows, config: Config) -> None:
+    """The last hidden layer without noise, its first three units, seed 0."""
+    labels = np.asarray(szt.all_of(szt.load(config, None))[1])[_kept(config)]
+    for i, row in enumerate(shown):
+        points = _points(row["scatter"], row["units"])
+        flat = points.shape[1] < 3
+        axis = figure.add_subplot(1, len(shown), i + 1, projection=None if flat else "3d")
+        for y, colour, marker in ((0, style.BLUE, "o"), (1, style.ORANGE, "^")):
+            own = points[labels == y][:, :3].T
+            own = own if len(own) > 1 else np.stack([own[0], np.zeros_like(own[0])])
+            axis.scatter(
+                *own, s=5, color=colour, marker=marker, alpha=0.5, linewidths=0, label=f"y = {y}"
+            )
+        axis.set(title=f"epoch {row['epoch']}", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+        if not flat:
+            axis.set(zlim=(-1.05, 1.05), zticks=(-1, 0, 1))
+        axis.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        axis.tick_params(labelsize=7, pad=0)
+        if i == 0:
+            axis.legend(fontsize=8, loc="upper left")
+
+
+if __name__ == "__main__":
+    from experiments.common import command
+
+    command.main("experiments.noisy_szt")
