@@ -31,6 +31,7 @@ from iw_jax.activations.linearised import linearised_spread
 from iw_jax.activations.mixture import mixture_log_density, noise_entropy
 from iw_jax.activations.smoothed import PARTS, extrapolated, nested, of_own_part, too_few
 from iw_jax.estimates import Estimate
+from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 Layer = Callable[[PyTree, jax.Array], jax.Array]
@@ -225,20 +226,22 @@ def _measure(
     def probe(at: tuple[jax.Array, jax.Array]) -> Any:
         """Points of every layer, of one input; their densities by its replicas, and its draws."""
         own, row = at
-        passing, pointing = jax.random.split(own)
-        replicas = _pass(
-            passing, layers, params, jnp.repeat(inputs[row][None], num_replicas, 0), sigma
+        passing, picking, adding = jax.random.split(own, 3)
+        copies = jnp.repeat(inputs[row][None], num_replicas, 0)
+        replicas = _pass(passing, layers, params, copies, sigma)
+        rows = jax.random.randint(picking, (len(layers), num_points), 0, num_replicas)
+        picked = [s[r] for s, r in zip(replicas, rows, strict=True)]
+        noises = standard_normal(adding, picked)
+        points = [s + sigma * noise for s, noise in zip(picked, noises, strict=True)]
+        parts = list(rows % PARTS)
+        by_replicas, by_draws = (
+            [
+                _levels(t, of, centres, sigma)
+                for t, of, centres in zip(points, parts, all_, strict=True)
+            ]
+            for all_ in (replicas, [s[:, row] for s in draws])
         )
-        found = []
-        for i, s in enumerate(replicas):
-            picking, adding = jax.random.split(jax.random.fold_in(pointing, i))
-            rows = jax.random.choice(picking, num_replicas, (num_points,))
-            points = s[rows] + sigma * jax.random.normal(adding, (num_points, s.shape[1]), s.dtype)
-            parts = rows % PARTS
-            found.append((points, parts, *(
-                _levels(points, parts, centres, sigma) for centres in (s, draws[i][:, row])
-            )))  # fmt: skip
-        return found
+        return list(zip(points, parts, by_replicas, by_draws, strict=True))
 
     probed = jax.lax.map(
         probe, (jax.random.split(probing, num_probed), chosen), batch_size=_AT_ONCE
@@ -253,46 +256,56 @@ def _measure(
         classes = jnp.concatenate([classes, of_classes], 1)
     share = jnp.log(classes[chosen])  # of the own input, in every class
 
-    results: list[NoisyInformation] = []
-    for centres, spread, (points, parts, by_replicas, by_draws) in zip(
-        draws, spreads, probed, strict=True
-    ):
-        noise = noise_entropy(points.shape[-1], sigma)
-        if not results:  # nothing before the first layer is noisy: p(t|x) is exact
-            centres = centres[:1]
+    def of_layer(i: int) -> tuple[jax.Array, ...]:
+        """log p(t|x), log g(t) and log g_y(t) at the points, (P, k, 3) each; calm h(T|x), (P,)."""
+        points, parts, by_replicas, by_draws = probed[i]
+        # Nothing before the first layer is noisy: one draw of it is all there is.
+        centres = draws[i] if i else draws[i][:1]
         densities = _class_densities(points, parts, centres, classes, sigma, mesh)
-        # In place of its few draws, the own input's replicas.
-        log_g = _exchanged(densities[..., 0], share[:, 0], by_draws, by_replicas)
-        about_label = None
-        if labels is not None:
-            own = 1 + labels[chosen]
-            of_class = jnp.take_along_axis(densities, own[:, None, None, None], 3)[..., 0]
-            own_share = jnp.take_along_axis(share, own[:, None], 1)[:, 0]
-            about_label = _estimate(_exchanged(of_class, own_share, by_draws, by_replicas) - log_g)
-        exact = Estimate.exact(noise)
-        results.append(
-            NoisyInformation(
-                nats=_estimate(by_replicas - log_g),
-                labels=about_label,
-                linearised=_estimate(-log_g - noise - spread[:, None, None]),
-                entropy=_estimate(-log_g),
-                conditional_entropy=_estimate(-by_replicas) if results else exact,
-                ceiling=-xlogy(weights, weights).sum(),
+        own = jnp.zeros_like(chosen) if labels is None else 1 + labels[chosen]
+        logs = [
+            _exchanged(
+                jnp.take_along_axis(densities, c[:, None, None, None], 3)[..., 0],
+                jnp.take_along_axis(share, c[:, None], 1)[:, 0],
+                by_draws,
+                by_replicas,
             )
-        )
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-    return trees.replace(stacked, ceiling=stacked.ceiling[0])
+            for c in (jnp.zeros_like(own), own)
+        ]
+        return by_replicas, *logs, noise_entropy(points.shape[-1], sigma) + spreads[i]
+
+    # Points of an input are averaged, inputs are independent: (P, 3, L), and (P, L).
+    columns = [jnp.stack(x, -1) for x in zip(*map(of_layer, range(len(layers))), strict=True)]
+    log_p, log_g, log_class = (x.mean(1) for x in columns[:3])
+    sizes = [points.shape[-1] for points, *_ in probed]
+    first = Estimate.exact(noise_entropy(sizes[0], sigma))
+    return NoisyInformation(
+        nats=extrapolated(log_p - log_g),
+        labels=None if labels is None else extrapolated(log_class - log_g),
+        linearised=extrapolated(-log_g - columns[3][:, None]),
+        entropy=extrapolated(-log_g),
+        conditional_entropy=jax.tree.map(
+            lambda known, of_all: jnp.broadcast_to(of_all, len(sizes)).at[0].set(known),
+            first,
+            extrapolated(-log_p),
+        ),
+        ceiling=-xlogy(weights, weights).sum(),
+    )
 
 
 def _pass(
     key: jax.Array, layers: Sequence[Layer], params: PyTree, t: jax.Array, sigma: jax.Array
 ) -> list[jax.Array]:
     """S_l of every layer, (N, d_l), after noise of its own on all layers before."""
+    shapes = [t]
+    for layer in layers:
+        shapes.append(jax.eval_shape(layer, params, shapes[-1]))
+    noises = standard_normal(key, shapes[1:])  # one draw; what the last layer would add is not used
     passed = []
-    for i, layer in enumerate(layers):
+    for layer, noise in zip(layers, noises, strict=True):
         s = layer(params, t)
         passed.append(s.reshape(len(s), -1))
-        t = s + sigma * jax.random.normal(jax.random.fold_in(key, i), s.shape, s.dtype)
+        t = s + sigma * noise
     return passed
 
 
@@ -350,8 +363,3 @@ def _exchanged(total: jax.Array, log_share: jax.Array, old: jax.Array, new: jax.
     log_share = log_share[:, None, None]
     others = total + jnp.log1p(-jnp.exp(jnp.minimum(log_share + old - total, 0.0)))
     return jnp.logaddexp(others, log_share + new)
-
-
-def _estimate(values: jax.Array) -> Estimate:
-    """From (P, k, 3): the points of an input are averaged, inputs are independent."""
-    return extrapolated(values.mean(1))
