@@ -372,7 +372,9 @@ def plot(rows: Rows, config: Config) -> Any:
     axes[3].set(title="fit without noise", ylim=(0, None))
     for axis in axes:
         axis.set(xscale="log", xlabel="epoch")
-        axis.legend(fontsize=7, loc="lower left" if axis is not axes[3] else "best")
+    axes[1].legend(fontsize=8, loc="lower left")
+    axes[3].legend(fontsize=8)
+    above.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     _scatter(below, shown, config)
     labels = "original labels" if config.szt_file else "built-in rule"
     extra = ", orthonormal rows" if config.orthonormal else ""
@@ -402,6 +404,8 @@ def _scatter(figure: Any, shown: Rows, config: Config) -> None:
             axis.set(zlim=(-1.05, 1.05), zticks=(-1, 0, 1))
         axis.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         axis.tick_params(labelsize=7, pad=0)
+        if not flat:
+            axis.view_init(elev=22, azim=-125)
         if i == 0:
             axis.legend(fontsize=8, loc="upper left")
 
