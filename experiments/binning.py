@@ -76,8 +76,9 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         list(itertools.product(range(config.num_seeds), range(len(epochs)))), "binning"
     ):
         params = jax.tree.map(lambda w, at=(time, seed): w[at], history)
-        for layer, t in enumerate(szt.activations(config, params, inputs)):
-            purity = iw.neighbour_purity(t, labels, num_neighbours=config.num_neighbours)
+        activations = szt.activations(config, params, inputs)
+        last = iw.neighbour_purity(activations[-1], labels, num_neighbours=config.num_neighbours)
+        for layer, t in enumerate(activations):
             for width in config.bin_widths:
                 rows.append(
                     {
@@ -90,7 +91,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
                             t, labels, width
                         ),
                         "effective_clusters": float(iw.effective_clusters(t, width)),
-                        "neighbour_purity": float(purity),
+                        "last_layer_neighbour_purity": float(last),
                         "num_inputs": len(inputs),
                     }
                 )
@@ -120,7 +121,7 @@ def summarize(rows: Rows, _: Config) -> dict[str, Any]:
         entropy = curves(rows, "binned_entropy_nats", width)
         fall = (entropy.max(1) - entropy[:, -1]).mean(0)
         found[f"fall_from_the_peak_nats_width_{width:g}"] = [tables.rounded(f) for f in fall]
-    purity = curves(rows, "neighbour_purity", widths(rows)[0])
+    purity = curves(rows, "last_layer_neighbour_purity", widths(rows)[0])
     found["neighbour_purity_last_layer"] = {
         "first": tables.spread(purity[:, 0, -1]),
         "last": tables.spread(purity[:, -1, -1]),
@@ -178,7 +179,7 @@ def table(rows: Rows) -> str:
     """H(Bin) of the last layer, averaged over seeds, at a few epochs."""
     epochs = sorted({row["epoch"] for row in rows})
     last = [curves(rows, "binned_entropy_nats", w)[:, :, -1].mean(0) for w in widths(rows)]
-    purity = curves(rows, "neighbour_purity", widths(rows)[0])[:, :, -1].mean(0)
+    purity = curves(rows, "last_layer_neighbour_purity", widths(rows)[0])[:, :, -1].mean(0)
     names = [f"b={w:g}" for w in widths(rows)]
     lines = [
         "H(Bin(T)) of the last hidden layer, nats; purity of neighbourhoods",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks
-from iw_jax.activations.mixture import mixture_entropy_bounds, noise_entropy
+from iw_jax.activations.mixture import mixture_log_density
 from iw_jax.trees import record
 
 _CHUNK = 256  # rows that are compared with all others at the same time
@@ -86,8 +86,8 @@ def neighbour_purity(activations: Any, labels: Any, *, num_neighbours: int = 10)
 def effective_clusters(activations: Any, sigma: Any) -> jax.Array:
     """How many clusters there are at resolution σ: 1 if all lie together, N if all lie apart.
 
-    exp of the information about the row under noise of width σ, as bounded from above by distances:
-    exp(-mean_i log mean_j exp(-|t_i - t_j|²/(2σ²))).
+    exp(-mean_i log mean_j exp(-|t_i - t_j|²/(2σ²))), the exponential of an upper bound of what a
+    row under noise of width σ tells about which row it is.
 
     Args:
       activations: (N, d).
@@ -98,8 +98,9 @@ def effective_clusters(activations: Any, sigma: Any) -> jax.Array:
       exp(-|t - s|²/(2σ²)); the bound is Kolchinsky & Tracey's (arXiv:1706.02419).
     """
     activations = jnp.asarray(activations, float)
-    _, upper = mixture_entropy_bounds(activations, sigma)
-    return jnp.exp(upper - noise_entropy(activations.shape[1], sigma))
+    size = activations.shape[-1]
+    densities = mixture_log_density(activations, activations, sigma)
+    return jnp.exp(-densities.mean() - size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma)))
 
 
 def _checked(activations: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
