@@ -10,7 +10,7 @@ from iw_jax.data.loading import NAMES, load
 from iw_jax.data.nuisances import occlude
 from iw_jax.data.pooling import average_pool
 from iw_jax.data.subsets import subset
-from iw_jax.data.szt import szt
+from iw_jax.data.twelve_bits import szt
 
 __all__ = [
     "NAMES",
