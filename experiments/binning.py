@@ -2,8 +2,8 @@
 
 Such a network maps every input to a point of its own, so that it loses nothing at any layer, at any
 time. H(Bin(T)) nevertheless moves during training, and how depends on the bins: fine ones hold one
-input each and stay at H(X); coarse ones see inputs move together and apart. So does the effective
-number of clusters at the same scale, which needs no bins.
+input each and stay at H(X), until tanh saturates; coarse ones see inputs move together and apart.
+So does the effective number of clusters at the same scale, which needs no bins.
 
 Default: three networks, about a minute on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
 Sec. 6, on the network and the labels of `noisy_szt`.
