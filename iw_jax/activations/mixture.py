@@ -154,7 +154,7 @@ def _log_densities(
 ) -> jax.Array:
     """(m, C)."""
     number, size = points.shape
-    left, right, cell = _coarse_and_fine(points, centres)
+    left, right, cell = coarse_and_fine(points, centres)
     factor = -0.5 * jnp.square(cell / sigma)
     columns = (_in_tiles(right), _in_tiles(weights))  # those that fill up the last tile weigh 0
 
@@ -162,7 +162,7 @@ def _log_densities(
         def add(state: tuple, tile: tuple) -> tuple[tuple, None]:
             highest, sums = state
             other, p = tile
-            exponents = factor * _squared_distances(rows, other)
+            exponents = factor * squared_distances(rows, other)
             new = jnp.maximum(highest, exponents.max(1))
             parts = _dot(jnp.exp(exponents - new[:, None]), p)
             return (new, sums * jnp.exp(highest - new)[:, None] + parts), None
@@ -179,8 +179,8 @@ def _log_densities(
 _dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _coarse_and_fine(points: jax.Array, centres: jax.Array) -> tuple[Any, Any, jax.Array]:
-    """What `_squared_distances` takes of points and of centres, and the side of a grid cell.
+def coarse_and_fine(points: jax.Array, centres: jax.Array) -> tuple[Any, Any, jax.Array]:
+    """What `squared_distances` takes of points and of centres, and the side of a grid cell.
 
     With t = T + u and s = S + v in cells, T and S whole: |t - s|² is |T - S|² plus
     (2 T·u + |u|²) + (2 S·v + |v|²) - 2 T·v - 2 u·(S + v).
@@ -208,7 +208,7 @@ def _coarse_and_fine(points: jax.Array, centres: jax.Array) -> tuple[Any, Any, j
     return left, right, cell
 
 
-def _squared_distances(rows: Any, columns: Any) -> jax.Array:
+def squared_distances(rows: Any, columns: Any) -> jax.Array:
     """In grid cells; (a, ...) and (b, ...) to (a, b)."""
     coarse, fine = (_dot(a, b.T) for a, b in zip(rows, columns, strict=True))
     return coarse + fine
