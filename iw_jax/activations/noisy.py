@@ -29,7 +29,14 @@ from jax.sharding import Mesh
 from iw_jax import checks, trees
 from iw_jax.activations.linearised import linearised_spread
 from iw_jax.activations.mixture import mixture_log_density, noise_entropy
-from iw_jax.activations.smoothed import PARTS, extrapolated, nested, of_own_part, too_few
+from iw_jax.activations.smoothed import (
+    PARTS,
+    extrapolated,
+    nested,
+    of_own_part,
+    rounding,
+    too_few,
+)
 from iw_jax.estimates import Estimate
 from iw_jax.trees import PyTree
 
@@ -92,7 +99,8 @@ def noisy_mutual_information(
       sigma: σ, the standard deviation of the noise on every hidden layer; never its variance.
       weights: p(x), (N,), positive; are made to sum to 1. None for equal ones.
       num_classes: K; None for the largest label + 1.
-      num_draws: passes of every input; a multiple of 4.
+      num_draws: passes of every input; a multiple of 4. Of few inputs take many (of 8, 40): their
+        scatter is common to all points, and not in the standard errors.
       num_probed: inputs, drawn by their weights, at whose T_l densities are evaluated.
       num_replicas: passes of each of those; a multiple of 4.
       num_points: evaluation points in each layer for each of those.
@@ -103,7 +111,8 @@ def noisy_mutual_information(
       ValueError: for a single input, σ <= 0, no replicas, counts or shapes that do not fit.
 
     Warns:
-      UserWarning: where replicas are too few for the dimension, with theory's bounds.
+      UserWarning: where replicas are too few for the dimension, with theory's bounds: more of them
+        would change the value, or it is more than a layer before knows.
 
     References:
       Goldfeld et al., arXiv:1810.05728, Sec. 3. There I(X; T) is a difference of two entropies, of
@@ -280,7 +289,13 @@ def _measure(
             )
         )
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-    return trees.replace(stacked, ceiling=stacked.ceiling[0])
+    # No layer knows more than one before it. Where replicas are so few that each is alone, the own
+    # one decides the ratio, and every input seems to be known; doubling them changes nothing.
+    nats = stacked.nats
+    reach = 3 * nats.stderr + rounding(nats.value.dtype)
+    possible = nats.bracket_lower - reach <= jax.lax.cummin(nats.bracket_upper + reach)
+    nats = trees.replace(nats, converged=nats.converged & possible)
+    return trees.replace(stacked, nats=nats, ceiling=stacked.ceiling[0])
 
 
 def _pass(

@@ -93,7 +93,7 @@ def extrapolated(values: jax.Array) -> Estimate:
     A bias c/n^a changes by 2^a less at each doubling of n, so that the changes still to come add up
     to the last one over 2^a - 1. a is taken as measured, between 1 (theory's rate where the χ² of
     the law is finite) and 0.32. It has not converged where the change is clearly slower than that,
-    and more than the standard error.
+    and more than the standard error and rounding.
 
     Args:
       values: (m, 3, ...) from all samples, from half and from a quarter of them; m independent.
@@ -112,8 +112,14 @@ def extrapolated(values: jax.Array) -> Estimate:
         whole,
         bracket_lower=whole.value + jnp.minimum(change, 0),
         bracket_upper=whole.value + jnp.maximum(change, 0),
-        converged=jnp.isfinite(whole.value) & ~(slow & (jnp.abs(last.value) > whole.stderr)),
+        converged=jnp.isfinite(whole.value)
+        & ~(slow & (jnp.abs(last.value) > whole.stderr + rounding(values.dtype))),
     )
+
+
+def rounding(dtype: Any) -> float:
+    """Of means of log densities, which are some tens of nats."""
+    return 100 * float(jnp.finfo(dtype).eps)
 
 
 def too_few(what: str, number: int, size: int, sigma: Any) -> str:
