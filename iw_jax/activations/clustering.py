@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks
-from iw_jax.activations.mixture import mixture_log_density
+from iw_jax.activations.mixture import coarse_and_fine, mixture_log_density, squared_distances
 from iw_jax.trees import record
 
 _CHUNK = 256  # rows that are compared with all others at the same time
@@ -123,37 +123,40 @@ def _checked_edges(edges: Any) -> jax.Array:
     return jnp.asarray(edges)
 
 
-def _distances(rows: jax.Array, others: jax.Array) -> jax.Array:
-    squares = (jnp.square(x).sum(1) for x in (rows, others))
-    a, b = squares
-    return jnp.sqrt(jnp.maximum(a[:, None] + b[None] - 2 * _dot(rows, others.T), 0.0))
+def _distances(activations: jax.Array) -> Any:
+    """Rows, and what gives the distances of one of them to all."""
+    rows, all_rows, cell = coarse_and_fine(activations, activations)
+
+    def measure(row: Any) -> jax.Array:
+        squares = squared_distances(jax.tree.map(lambda x: x[None], row), all_rows)[0]
+        return cell * jnp.sqrt(jnp.maximum(squares, 0.0))
+
+    return rows, measure
 
 
-def _cosines(rows: jax.Array, others: jax.Array) -> jax.Array:
-    def unit(x: jax.Array) -> jax.Array:
-        length = jnp.sqrt(jnp.square(x).sum(1, keepdims=True))
-        return x / jnp.where(length > 0, length, 1.0)
+def _cosines(activations: jax.Array) -> Any:
+    """As `_distances`, for cosine similarities."""
+    length = jnp.sqrt(jnp.square(activations).sum(1, keepdims=True))
+    unit = activations / jnp.where(length > 0, length, 1.0)
+    return unit, lambda row: jnp.clip(_dot(unit, row), -1.0, 1.0)
 
-    return jnp.clip(_dot(unit(rows), unit(others).T), -1.0, 1.0)
 
-
-def _by_rows(function: Callable[..., Any], activations: jax.Array, labels: jax.Array) -> Any:
-    """function(row numbers, rows, their labels) of every row, so many at the same time."""
-    numbers = jnp.arange(len(activations))
-    at = numbers, activations, labels
-    return jax.lax.map(lambda x: function(*x), at, batch_size=min(_CHUNK, len(activations)))
+def _by_rows(function: Callable[..., Any], rows: Any, labels: jax.Array) -> Any:
+    """function(row number, row, its label) of every row, so many at the same time."""
+    at = jnp.arange(len(labels)), rows, labels
+    return jax.lax.map(lambda x: function(*x), at, batch_size=min(_CHUNK, len(labels)))
 
 
 @partial(jax.jit, static_argnums=0)
 def _histogram(
-    measure: Callable[..., jax.Array], activations: jax.Array, labels: jax.Array, edges: jax.Array
+    measures: Callable[..., Any], activations: jax.Array, labels: jax.Array, edges: jax.Array
 ) -> PairHistogram:
-    centred = activations - activations.mean(0) if measure is _distances else activations
+    rows, measure = measures(activations)
     bins = len(edges) - 1
 
-    def of_row(number: jax.Array, row: jax.Array, label: jax.Array) -> Any:
-        values = measure(row[None], centred)[0]
-        other = jnp.arange(len(centred)) != number
+    def of_row(number: jax.Array, row: Any, label: jax.Array) -> Any:
+        values = measure(row)
+        other = jnp.arange(len(labels)) != number
         inside = (values >= edges[0]) & (values <= edges[-1])
         place = jnp.clip(jnp.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
         found = []
@@ -162,7 +165,7 @@ def _histogram(
             found.append((counts, pairs.sum(), (values * pairs).sum()))
         return found
 
-    sums = jax.tree.map(lambda x: x.sum(0), _by_rows(of_row, centred, labels))
+    sums = jax.tree.map(lambda x: x.sum(0), _by_rows(of_row, rows, labels))
     densities, means = [], []
     for counts, number, total in sums:
         densities.append(counts / jnp.maximum(number, 1) / jnp.diff(edges))
@@ -172,11 +175,11 @@ def _histogram(
 
 @partial(jax.jit, static_argnums=2)
 def _purity(activations: jax.Array, labels: jax.Array, num_neighbours: int) -> jax.Array:
-    centred = activations - activations.mean(0)
+    rows, measure = _distances(activations)
 
-    def of_row(number: jax.Array, row: jax.Array, label: jax.Array) -> jax.Array:
-        distances = _distances(row[None], centred)[0].at[number].set(jnp.inf)
+    def of_row(number: jax.Array, row: Any, label: jax.Array) -> jax.Array:
+        distances = measure(row).at[number].set(jnp.inf)
         _, nearest = jax.lax.top_k(-distances, num_neighbours)
-        return (labels[nearest] == label).mean()
+        return (labels[nearest] == label).mean(dtype=float)
 
-    return _by_rows(of_row, centred, labels).mean()
+    return _by_rows(of_row, rows, labels).mean()

@@ -35,6 +35,7 @@ from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 Layer = Callable[[PyTree, jax.Array], jax.Array]
+OPEN = 1 / 3  # of H(X): how much a bracket may leave open and still count as known
 _AT_ONCE = 64  # inputs whose replicas, or Jacobians, are held at the same time
 
 
@@ -43,7 +44,8 @@ class NoisyInformation:
     """Information in the hidden layers of a noisy network; in nats, (L,) each.
 
     Standard errors are over probed inputs. Brackets reach as far as more replicas and draws would
-    still move a value, extrapolated from a half and a quarter of them.
+    still move a value, extrapolated from a half and a quarter of them; those of informations also
+    to what is found if the replica that a point was made from is left out of the densities there.
 
     Attributes:
       nats: I(X; T_l).
@@ -93,7 +95,8 @@ def noisy_mutual_information(
       sigma: σ, the standard deviation of the noise on every hidden layer; never its variance.
       weights: p(x), (N,), at least 0; are made to sum to 1. None for equal ones.
       num_classes: K; None for the largest label + 1.
-      num_draws: passes of every input; a multiple of 4.
+      num_draws: passes of every input; a multiple of 4. Of few inputs take many (of 8, 40): their
+        scatter is common to all points, and not in the standard errors.
       num_probed: inputs, drawn by their weights, at whose T_l densities are evaluated.
       num_replicas: passes of each of those; a multiple of 4.
       num_points: evaluation points in each layer for each of those.
@@ -104,7 +107,8 @@ def noisy_mutual_information(
       ValueError: for a single input, σ <= 0, no replicas, counts or shapes that do not fit.
 
     Warns:
-      UserWarning: where replicas are too few for the dimension, with theory's bounds.
+      UserWarning: where replicas are too few for the dimension, with theory's bounds: more of them
+        would change the value, or it is more than a layer before knows.
 
     References:
       Goldfeld et al., arXiv:1810.05728, Sec. 3. There I(X; T) is a difference of two entropies, of
@@ -213,7 +217,8 @@ def _measure(
 ) -> NoisyInformation:
     """The estimates of all layers.
 
-    Densities have three levels: from all passes, from a half and from a quarter of them.
+    Densities have four levels: from all passes, from a half and from a quarter of them, and from
+    all but the one that a point was made from.
     """
     number = len(inputs)
     drawing, choosing, probing = jax.random.split(key, 3)
@@ -234,13 +239,10 @@ def _measure(
         noises = standard_normal(adding, picked)
         points = [s + sigma * noise for s, noise in zip(picked, noises, strict=True)]
         parts = list(rows % PARTS)
-        by_replicas, by_draws = (
-            [
-                _levels(t, of, centres, sigma)
-                for t, of, centres in zip(points, parts, all_, strict=True)
-            ]
-            for all_ in (replicas, [s[:, row] for s in draws])
-        )
+        by_replicas, by_draws = [], []
+        for t, part, own, centres, few in zip(points, parts, rows, replicas, draws, strict=True):
+            by_replicas.append(_levels(t, part, centres, sigma, own))
+            by_draws.append(_levels(t, part, few[:, row], sigma))
         return list(zip(points, parts, by_replicas, by_draws, strict=True))
 
     probed = jax.lax.map(
@@ -257,11 +259,12 @@ def _measure(
     share = jnp.log(classes[chosen])  # of the own input, in every class
 
     def of_layer(i: int) -> tuple[jax.Array, ...]:
-        """log p(t|x), log g(t) and log g_y(t) at the points, (P, k, 3) each; calm h(T|x), (P,)."""
+        """log p(t|x), log g(t) and log g_y(t) at the points, (P, k, 4) each; calm h(T|x), (P,)."""
         points, parts, by_replicas, by_draws = probed[i]
         # Nothing before the first layer is noisy: one draw of it is all there is.
         centres = draws[i] if i else draws[i][:1]
         densities = _class_densities(points, parts, centres, classes, sigma, mesh)
+        densities = jnp.concatenate([densities, densities[:, :, :1]], 2)
         own = jnp.zeros_like(chosen) if labels is None else 1 + labels[chosen]
         logs = [
             _exchanged(
@@ -274,14 +277,17 @@ def _measure(
         ]
         return by_replicas, *logs, noise_entropy(points.shape[-1], sigma) + spreads[i]
 
-    # Points of an input are averaged, inputs are independent: (P, 3, L), and (P, L).
+    # Points of an input are averaged, inputs are independent: (P, 4, L), and (P, L).
     columns = [jnp.stack(x, -1) for x in zip(*map(of_layer, range(len(layers))), strict=True)]
     log_p, log_g, log_class = (x.mean(1) for x in columns[:3])
     sizes = [points.shape[-1] for points, *_ in probed]
     first = Estimate.exact(noise_entropy(sizes[0], sigma))
+    ceiling = -xlogy(weights, weights).sum()
+    nats = _bracketed(log_p - log_g)
+    open_ = nats.bracket_upper - nats.bracket_lower
     return NoisyInformation(
-        nats=extrapolated(log_p - log_g),
-        labels=None if labels is None else extrapolated(log_class - log_g),
+        nats=trees.replace(nats, converged=nats.converged & (open_ <= OPEN * ceiling)),
+        labels=None if labels is None else _bracketed(log_class - log_g),
         linearised=extrapolated(-log_g - columns[3][:, None]),
         entropy=extrapolated(-log_g),
         conditional_entropy=jax.tree.map(
@@ -289,7 +295,18 @@ def _measure(
             first,
             extrapolated(-log_p),
         ),
-        ceiling=-xlogy(weights, weights).sum(),
+        ceiling=ceiling,
+    )
+
+
+def _bracketed(values: jax.Array) -> Estimate:
+    """An information from (P, 4, ...), the last level with a point's own replica left out."""
+    estimate = extrapolated(values)
+    apart = jnp.maximum(values[:, 3].mean(0), 0.0)
+    return trees.replace(
+        estimate,
+        bracket_lower=jnp.minimum(estimate.bracket_lower, apart),
+        bracket_upper=jnp.maximum(estimate.bracket_upper, apart),
     )
 
 
@@ -317,13 +334,28 @@ def _chosen(key: jax.Array, weights: jax.Array, count: int) -> jax.Array:
     return order[jnp.searchsorted(jnp.cumsum(weights[order]), at).clip(0, len(weights) - 1)]
 
 
-def _levels(points: jax.Array, parts: jax.Array, centres: jax.Array, sigma: jax.Array) -> jax.Array:
-    """log densities by few centres, (k, 3): by all, and by the half and quarter of its own."""
-    size = points.shape[1]
-    squares = jnp.square((points[:, None] - centres[None]) / sigma).sum(-1)
-    weights = nested(jnp.arange(len(centres)) % PARTS)
-    densities = logsumexp(-squares[:, :, None] / 2, axis=1, b=weights[None])
-    return of_own_part(densities, parts) - size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
+def _levels(
+    points: jax.Array,
+    parts: jax.Array,
+    centres: jax.Array,
+    sigma: jax.Array,
+    own: jax.Array | None = None,
+) -> jax.Array:
+    """log densities by few centres, (k, 4): by all, the half and the quarter of a point's own part.
+
+    Last, by all but the centre that the point was made from, if it is one of them.
+    """
+    number, size = centres.shape
+    exponents = -jnp.square((points[:, None] - centres[None]) / sigma).sum(-1) / 2
+    weights = nested(jnp.arange(number) % PARTS)
+    levels = of_own_part(logsumexp(exponents[:, :, None], axis=1, b=weights[None]), parts)
+    if own is None:
+        others = levels[:, 0]
+    else:
+        apart = jnp.where(jnp.arange(number) == own[:, None], -jnp.inf, exponents)
+        others = logsumexp(apart, axis=1) - jnp.log(number - 1.0)
+    peak = size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
+    return jnp.concatenate([levels, others[:, None]], 1) - peak
 
 
 def _class_densities(

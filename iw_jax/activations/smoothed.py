@@ -93,10 +93,11 @@ def extrapolated(values: jax.Array) -> Estimate:
     A bias c/n^a changes by 2^a less at each doubling of n, so that the changes still to come add up
     to the last one over 2^a - 1. a is taken as measured, between 1 (theory's rate where the χ² of
     the law is finite) and 0.32. It has not converged where the change is clearly slower than that,
-    and more than the standard error.
+    and more than the standard error and rounding.
 
     Args:
       values: (m, 3, ...) from all samples, from half and from a quarter of them; m independent.
+        Further levels are not looked at.
     """
     whole = Estimate.mean_of(values[:, 0])
     last = Estimate.mean_of(values[:, 0] - values[:, 1])
@@ -112,8 +113,14 @@ def extrapolated(values: jax.Array) -> Estimate:
         whole,
         bracket_lower=whole.value + jnp.minimum(change, 0),
         bracket_upper=whole.value + jnp.maximum(change, 0),
-        converged=jnp.isfinite(whole.value) & ~(slow & (jnp.abs(last.value) > whole.stderr)),
+        converged=jnp.isfinite(whole.value)
+        & ~(slow & (jnp.abs(last.value) > whole.stderr + rounding(values.dtype))),
     )
+
+
+def rounding(dtype: Any) -> float:
+    """Of means of log densities, which are some tens of nats."""
+    return 100 * float(jnp.finfo(dtype).eps)
 
 
 def too_few(what: str, number: int, size: int, sigma: Any) -> str:
@@ -121,9 +128,9 @@ def too_few(what: str, number: int, size: int, sigma: Any) -> str:
     sigma = float(np.asarray(sigma))
     most, least = (f(number, size, sigma) for f in (entropy_risk_bound, entropy_bias_bound))
     return (
-        f"{number} {what} are too few in {size} dimensions at sigma = {sigma:g}: each doubling of "
-        "them still changes the value by about as much as the one before, so it tells their number "
-        "rather than an information. For coordinates in [-1, 1] an entropy may be wrong by up to "
+        f"{number} {what} are too few in {size} dimensions at sigma = {sigma:g}: what more of them "
+        "would change is not known, so the value tells their number rather than an information. "
+        "For coordinates in [-1, 1] an entropy may be wrong by up to "
         f"{most:.3g} nats (1810.11589, Theorem 2), and for some laws is by {least:.3g} (Theorem 4)"
     )
 
