@@ -451,14 +451,14 @@ def _draw_resemblance(place: Any, rows: Rows, config: Config) -> None:
         )
     for name, label, dash in (
         ("deterministic_to_dropout", "none to dropout", "--"),
-        ("other_seeds", "other seeds, dropout", ":"),
+        ("other_seeds", "dropout, other seeds", ":"),
     ):
         place.axhline(apart[name].mean(), label=label, color=style.GREY, linestyle=dash)
-    place.set(xscale="log", xlabel="σ", ylim=(0, None))
+    place.set(xscale="log", xlabel="σ", ylim=(0, 1.6 * place.get_ylim()[1]))
     place.set_xticks(config.sigmas, [f"{sigma:g}" for sigma in config.sigmas])
     place.xaxis.minorticks_off()
     place.set_title("cosine histograms apart (earth mover)", fontsize=10)
-    place.legend(fontsize=8)
+    place.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import iw_jax as iw
 from experiments.common import checks, tables
 from experiments.common.tables import Rows
 
-BINS = {"cosine": np.linspace(-1, 1, 41), "distance": np.linspace(0, 3, 31)}
+BINS = {"cosine": np.linspace(-1, 1, 41), "distance": np.linspace(0, 2.5, 51)}
 PAIRS = ("within", "between")  # of the same class, of different ones
 RESOLUTION = 0.25  # of the number of clusters, in units of the rms distance
 NEIGHBOURS = 10
