@@ -216,21 +216,16 @@ def curves(rows: Rows, name: str, kind: str) -> np.ndarray:
 
 
 def crossing(rows: Rows, kind: str) -> np.ndarray:
-    """The first epoch from which all layers' gradients together spread more than they drift, (S,).
+    """The first epoch at which gradients of all layers together spread more than they drift, (S,).
 
-    nan for a seed in which that does not happen.
+    inf for a seed in which that does not happen.
     """
     drift, spread = (
         np.sqrt(np.square(curves(rows, name, kind)).sum(2))
         for name in ("gradient_mean_norm", "gradient_deviation")
     )
     epochs = np.array(sorted({row["epoch"] for row in rows}), float)
-    found = []
-    for above in spread > drift:
-        below = np.flatnonzero(~above)
-        first = below[-1] + 1 if below.size else 0
-        found.append(epochs[first] if first < len(epochs) else np.nan)
-    return np.array(found)
+    return np.array([epochs[above].min(initial=np.inf) for above in spread > drift])
 
 
 def summarize(rows: Rows, _: Config) -> dict[str, Any]:
