@@ -12,29 +12,19 @@ from experiments.common import smoothed_panels as panels
 
 
 @pytest.mark.parametrize("truncated", [False, True])
-@pytest.mark.parametrize(("spread", "sigma"), [(0.1, 0.1), (0.1, 0.5), (0.25, 0.01)])
-def test_the_entropy_of_a_coordinate_is_that_of_a_convolution_done_by_adaptive_quadrature(
-    spread, sigma, truncated
-):
-    far = 1 if truncated else 1 + 9 * spread
-
-    def density(t):
-        """∫ p(s) N(t; s, σ²) ds, half of it from the component at +1, half by symmetry."""
-
-        def near(t):
-            inside = lambda s: stats.norm.pdf(s, 1, spread) * stats.norm.pdf(t, s, sigma)  # noqa: E731
-            middle = (t * spread**2 + sigma**2) / (spread**2 + sigma**2)
-            wide = 9 * spread * sigma / np.hypot(spread, sigma)
-            ends = min(middle - wide, far), min(middle + wide, far)
-            return integrate.quad(inside, *ends)[0] * (2 if truncated else 1)
-
-        return (near(t) + near(-t)) / 2
-
-    wide = 8 * np.hypot(spread, sigma)
-    t = np.linspace(-1 - wide, 1 + wide, 1501 if sigma > 0.05 else 6001)
-    expected = integrate.simpson(special.entr([density(x) for x in t]), x=t)
+@pytest.mark.parametrize(("spread", "sigma"), [(0.1, 0.1), (0.1, 0.5), (0.25, 0.05)])
+def test_the_entropy_of_a_coordinate_is_that_of_a_convolution(spread, sigma, truncated):
+    """p(s) N(t; s, σ²) integrated over s by Gauss and Legendre, at every t."""
+    nodes, weights = special.roots_legendre(600)
+    reach = 9 * spread / 2  # of half an interval that ends, or is centred, at 1
+    s = 1 - reach + reach * nodes if truncated else 1 + 2 * reach * nodes
+    mass = weights * stats.norm.pdf(s, 1, spread) * reach * 2  # one half twice, or two halves
+    wide = 9 * np.hypot(spread, sigma)
+    t = np.linspace(-1 - wide, 1 + wide, 4001)
+    near = stats.norm.pdf(t[:, None], s, sigma) @ mass
+    expected = integrate.simpson(special.entr((near + near[::-1]) / 2), x=t)
     found = laws.coordinate_entropy(spread, sigma, truncated)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_samples_at_the_corners_have_the_moments_of_their_components():
@@ -160,7 +150,7 @@ def test_the_slope_is_that_of_a_power(config):
     ("flags", "words"),
     [
         (["--numbers", "64"], "numbers must be at least 2, positive, finite, increasing"),
-        (["--numbers", "64", "8"], "numbers must be at least 2, positive, finite, increasing"),
+        (["--numbers", "64", "32"], "numbers must be positive, finite and increasing"),
         (["--numbers", "8", "64"], "increasing and not below 16, got (8, 64)"),
         (["--sigmas", "0"], "sigmas must be at least 1, positive"),
         (["--code-sigmas"], "code_sigmas must be at least 1, positive"),
