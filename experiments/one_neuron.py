@@ -396,8 +396,9 @@ def _draw_information(axis: Any, rows: Rows, sigma: float) -> None:
         )
     for name, value in PLATEAUS.items():
         axis.axhline(value, color="black", linestyle=":", linewidth=1)
-        beside = {"va": "top"} if name == "three merged" else {"va": "bottom"}
-        axis.text(step[-1], value, f"{name}: {value:.4f}", ha="right", fontsize=8, **beside)
+        # Where no curve passes.
+        at, side = (3, "left") if name == "three merged" else (step[-1], "right")
+        axis.text(at, value + 0.01, f"{name}: {value:.4f}", ha=side, fontsize=8)
     axis.set(ylabel="nats", ylim=(0, 1.5), title=f"σ = {sigma:g}")
 
 
