@@ -136,7 +136,7 @@ def draw_code_error(axis: Any, rows: Rows, config: Any) -> None:
             _against_n(axis, numbers(rows, **where), errors(rows, **where), "sp", **look)
     axis.axhline(0, color="black", linewidth=1)
     axis.legend(fontsize=8)
-    axis.set(ylabel="estimate - I, nats", title="codes: the plug-in estimate comes from below")
+    axis.set(ylabel="estimate - I, nats", title="the same codes: the estimate comes from below")
 
 
 def _codes(rows: Rows) -> list[str]:
@@ -152,7 +152,8 @@ def draw_monte_carlo(axis: Any, rows: Rows) -> None:
             tables.column(own, name) for name in ("num_draws", "rmse_nats", "bound_nats")
         )
         axis.loglog(draws, found, color=colour, marker=marker, linestyle="", label=name_of(cell))
-        axis.loglog(draws, found[0] * np.sqrt(draws[0] / draws), color=colour, linewidth=1)
+        level = np.exp(np.mean(np.log(found * np.sqrt(draws))))
+        axis.loglog(draws, level / np.sqrt(draws), color=colour, linewidth=1)
         axis.loglog(draws, bound, color=colour, linestyle=":", linewidth=1)
     axis.legend(fontsize=8)
     title = "Monte-Carlo error; lines: slope -1/2; dotted: Thm 5"
