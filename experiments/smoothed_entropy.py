@@ -197,7 +197,7 @@ def spiral_layer(config: Config, dataset: data.Dataset, context: Context) -> Law
     fresh, of = smoothed_laws.spiral(np.random.default_rng((config.seed, 4)), 3000)
     _, logits = smoothed_laws.forward(params, jnp.float32(fresh), key, 0.0)
     context.notes["spiral_accuracy"] = tables.rounded((np.asarray(logits).argmax(1) == of).mean())
-    return Law("spiral 2-8-9-10, tanh", smoothed_laws.HIDDEN[-1], draw, lambda _: (np.nan, np.nan))
+    return Law("spiral (tanh 2-8-9-10)", smoothed_laws.HIDDEN[-1], draw, lambda _: (np.nan, np.nan))
 
 
 def _estimates(

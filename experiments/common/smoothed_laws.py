@@ -21,7 +21,7 @@ class Law(NamedTuple):
     """A law P of S in R^d.
 
     Attributes:
-      name: for tables.
+      name: for tables; without a comma.
       size: d.
       draw: (rng, n) -> samples (n, d).
       entropy: σ -> h(P * N_σ) in nats and its standard error, 0 where it is an integral.
@@ -48,7 +48,7 @@ def corners(size: int, spread: float, truncated: bool = False) -> Law:
         return rng.choice([-1.0, 1.0], (number, size)) * (1 + out)
 
     return Law(
-        f"corners, {'truncated' if truncated else 'whole'}",
+        f"corners ({'truncated' if truncated else 'whole'})",
         size,
         draw,
         lambda sigma: (size * coordinate_entropy(spread, sigma, truncated), 0.0),
@@ -106,7 +106,7 @@ def reed_muller(order: int, variables: int, num_points: int = 2**16) -> Law:
         return value, told.std(ddof=1) / np.sqrt(num_points)
 
     return Law(
-        f"RM({order},{variables})",
+        f"RM({order} {variables})",
         size,
         lambda rng, number: modulated(rng.integers(2, size=(number, len(rows)))),
         entropy,

@@ -52,8 +52,13 @@ def rms(values: np.ndarray) -> np.ndarray:
 
 def name_of(cell: dict[str, Any]) -> str:
     """Of a law and its σ, for legends and messages."""
-    law = cell["law"] if cell["kind"] in ("code", "layer") else f"d = {cell['dimension']}"
+    law = _shown(cell["law"]) if cell["kind"] == "code" else f"d = {cell['dimension']}"
     return f"{law}, σ = {cell['sigma']:g}"
+
+
+def _shown(code: str) -> str:
+    """RM(r,m), as it is written where commas do not separate columns."""
+    return code.replace(" ", ",")
 
 
 # ---------------------------------------------------------------------------------- the panels
@@ -112,7 +117,7 @@ def draw_channel(axis: Any, rows: Rows, config: Any) -> None:
         sigma = np.array([cell["sigma"] for cell in own])
         noise = np.asarray(noise_entropy(own[0]["dimension"], sigma))
         truth = np.array([select(rows, **cell)[0]["exact_nats"] for cell in own])
-        axis.plot(sigma, truth - noise, color=colour, linewidth=1, label=f"{law}, exact")
+        axis.plot(sigma, truth - noise, color=colour, linewidth=1, label=f"{_shown(law)}, exact")
         for i, face in ((0, "white"), (-1, colour)):
             found = np.array([estimates(rows, estimator="sp", **cell)[i].mean() for cell in own])
             said = f"n = {config.numbers[i]}"
