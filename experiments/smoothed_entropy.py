@@ -8,8 +8,8 @@ coordinates are independent, and for BPSK over all words of {-1, 1}^d; of a Reed
 words are known. A hidden layer of a noisy network has no known truth. Last, how the error of Monte
 Carlo, all that is left once samples are given, falls with the draws.
 
-Default: minutes on 2 CPU cores. Paper: Goldfeld, Greenewald & Polyanskiy (arXiv:1810.11589),
-Figs. 3 to 6 and Thms 2, 5.
+Default: about three minutes on 2 CPU cores. Paper: Goldfeld, Greenewald & Polyanskiy
+(arXiv:1810.11589), its simulations and Thms 2, 5.
 """
 
 import dataclasses
