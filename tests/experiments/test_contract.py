@@ -21,7 +21,8 @@ NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 QUICK = ("beta_sweep", "zigzag")
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
-WITHOUT_NETWORKS = ("escape", "zigzag")  # of one weight or two; nothing to estimate
+# Of one weight or two, or with next to no training in it: nothing to estimate.
+WITHOUT_NETWORKS = ("escape", "one_neuron", "smoothed_entropy", "zigzag")
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.
 MAY_BE_NAN = ("fisher_",)
 
