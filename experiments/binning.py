@@ -5,7 +5,7 @@ time. H(Bin(T)) nevertheless moves during training, and how depends on the bins:
 input each and stay at H(X), until tanh saturates; coarse ones see inputs move together and apart.
 So does the effective number of clusters at the same scale, which needs no bins.
 
-Default: three networks, about a minute on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
+Default: three networks, about 3 minutes on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
 Sec. 6, on the network and the labels of `noisy_szt`.
 """
 

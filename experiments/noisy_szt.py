@@ -6,7 +6,7 @@ since inputs are forgotten one by one, but since those of a class come to lie to
 corners of the cube. With rows kept orthonormal (--orthonormal) it does not fall, and the network
 generalises as well.
 
-Default: five networks, about 3 minutes on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
+Default: five networks, about 4 minutes on 2 CPU cores. Paper: Goldfeld et al. (arXiv:1810.05728),
 Figs. 2 to 4; labels by a built-in rule, or the original ones from a file.
 """
 

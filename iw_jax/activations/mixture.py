@@ -158,19 +158,20 @@ def _log_densities(
     factor = -0.5 * jnp.square(cell / sigma)
     columns = (_in_tiles(right), _in_tiles(weights))  # those that fill up the last tile weigh 0
 
-    def at_points(rows: Any) -> jax.Array:
+    # A tile is (centres, points): CPUs add up along its long rows, not across them.
+    def at_points(own: Any) -> jax.Array:
         def add(state: tuple, tile: tuple) -> tuple[tuple, None]:
             highest, sums = state
-            other, p = tile
-            exponents = factor * squared_distances(rows, other)
-            new = jnp.maximum(highest, exponents.max(1))
-            parts = _dot(jnp.exp(exponents - new[:, None]), p)
-            return (new, sums * jnp.exp(highest - new)[:, None] + parts), None
+            others, p = tile
+            exponents = factor * squared_distances(others, own)
+            new = jnp.maximum(highest, exponents.max(0))
+            parts = _dot(p.T, jnp.exp(exponents - new))
+            return (new, sums * jnp.exp(highest - new) + parts), None
 
-        side = rows[0].shape[0]
-        start = jnp.full(side, _LOWEST, points.dtype), jnp.zeros((side, weights.shape[1]))
+        side = own[0].shape[0]
+        start = jnp.full(side, _LOWEST, points.dtype), jnp.zeros((weights.shape[1], side))
         (highest, sums), _ = jax.lax.scan(add, start, columns)
-        return highest[:, None] + jnp.log(sums)
+        return (highest + jnp.log(sums)).T
 
     found = jax.lax.map(at_points, _in_tiles(left)).reshape(-1, weights.shape[1])[:number]
     return found - size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
