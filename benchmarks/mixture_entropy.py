@@ -18,7 +18,7 @@ look at most pairs:
                 ms  GFLOP/s  of the matmul rate
     matmul      90      192                1.00
     distances   61      149                0.76
-    all        138                             
+    all        138
 
     sigma  largest error  of the mean  one product less: largest  of the mean
     0.005        1.0e-04      2.3e-06                    7.6e-02      5.6e-04
