@@ -215,34 +215,46 @@ def curves(rows: Rows, name: str, kind: str) -> np.ndarray:
     return tables.grid(rows, name, axes=("seed", "epoch", "layer"), kind=kind)
 
 
-def crossing(rows: Rows, kind: str) -> np.ndarray:
-    """The first epoch at which gradients of all layers together spread more than they drift, (S,).
+def drift_and_spread(rows: Rows, kind: str, num_batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Norms of the mean gradient and of its standard deviation, all layers together; (S, E) each.
 
-    inf for a seed in which that does not happen.
+    The mean over so many minibatches has a part of the spread in its norm, which is taken off.
     """
-    drift, spread = (
-        np.sqrt(np.square(curves(rows, name, kind)).sum(2))
+    mean, spread = (
+        np.square(curves(rows, name, kind)).sum(2)
         for name in ("gradient_mean_norm", "gradient_deviation")
     )
+    return np.sqrt(np.maximum(mean - spread / num_batches, 0)), np.sqrt(spread)
+
+
+def crossing(rows: Rows, kind: str, num_batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first epoch at which gradients spread more than they drift, and the part after it of the
+    epochs looked at at which they drift more again; (S,) each. inf and nan where there is none.
+    """
+    drift, spread = drift_and_spread(rows, kind, num_batches)
     epochs = np.array(sorted({row["epoch"] for row in rows}), float)
-    return np.array([epochs[above].min(initial=np.inf) for above in spread > drift])
+    first = np.array([epochs[above].min(initial=np.inf) for above in spread > drift])
+    after = epochs > first[:, None]
+    again = np.divide(
+        (after & (drift > spread)).sum(1), after.sum(1), out=np.full(len(first), np.nan),
+        where=after.any(1),
+    )  # fmt: skip
+    return first, again
 
 
-def summarize(rows: Rows, _: Config) -> dict[str, Any]:
+def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """How much layers compress, where gradients turn to diffusion, and what the bound says."""
     found: dict[str, Any] = {}
     for kind in KINDS:
         information = curves(rows, "input_information_nats", kind)
-        gap, bound = (
-            curves(rows, "test_error", kind)[:, -1, 0]
-            - curves(rows, "train_error", kind)[:, -1, 0],
-            curves(rows, "compression_bound", kind)[:, -1, -1],
-        )
+        gap, bound = _gap(rows, kind)[:, -1], _bound(rows, kind)[:, -1]
+        first, again = crossing(rows, kind, config.num_batches)
         found[kind] = {
             "fall_from_the_peak_nats_by_layer": [
                 tables.rounded(x) for x in (information.max(1) - information[:, -1]).mean(0)
             ],
-            "diffusion_from_epoch": tables.spread(crossing(rows, kind)),
+            "first_epoch_of_diffusion": tables.spread(first),
+            "part_of_later_epochs_with_drift": tables.spread(again),
             "generalisation_gap": tables.spread(gap),
             "compression_bound_last_layer": tables.spread(bound),
             "epochs_with_a_gap_above_the_bound": int((_gap(rows, kind) > _bound(rows, kind)).sum()),
@@ -323,12 +335,10 @@ def plot(rows: Rows, config: Config) -> Any:
         )
         bar = figure.colorbar(dots, ax=plane, pad=0.02)
         bar.set_label("log10 of the epoch", fontsize=8)
-        for name, colour, line, text in (
-            ("gradient_mean_norm", style.BLUE, "-", "norm of the mean"),
-            ("gradient_deviation", style.ORANGE, "--", "standard deviation"),
-        ):
-            together = np.sqrt(np.square(curves(rows, name, kind)).sum(2)).T
-            style.band(turning, epochs, together, color=colour, linestyle=line, label=text)
+        both = drift_and_spread(rows, kind, config.num_batches)
+        looks = (style.BLUE, "-", "mean (drift)"), (style.ORANGE, "--", "standard deviation")
+        for values, (colour, line, text) in zip(both, looks, strict=True):
+            style.band(turning, epochs, values.T, color=colour, linestyle=line, label=text)
         turning.set(
             title="gradients of hidden layers over |W|", xscale="log", yscale="log", xlabel="epoch"
         )

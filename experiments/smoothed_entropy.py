@@ -322,11 +322,7 @@ def _check_from_below(rows: Rows, config: Config) -> checks.Check:
     for cell in [*cells(rows, "corners"), *cells(rows, "code")]:
         where = cell | {"estimator": "sp"}
         mean = errors(rows, **where).mean(1)
-        n = numbers(rows, **where)
-        # Draws of the noise, and samples, which at the worst move the value as much as draws do.
-        parts = estimates(rows, "stderr_nats", **where) * np.sqrt(
-            1 + config.num_points / n[:, None]
-        )
+        parts = estimates(rows, "stderr_nats", **where)
         stderr = np.sqrt((parts**2).sum(1)) / config.num_repeats
         truth = estimates(rows, "exact_stderr_nats", **where)[:, 0]
         steps = -np.diff(mean) / np.hypot(stderr[1:], stderr[:-1])

@@ -24,7 +24,6 @@ from iw_jax import checks, data
 from iw_jax.normals import standard_normal
 
 Params = list[dict[str, jax.Array]]  # kernel (in, out) and bias (out,) of every layer
-PARSEVAL = 1e-3  # step of the orthonormal update; the paper's is unknown
 ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
@@ -43,6 +42,7 @@ class Config:
       activation: tanh, relu, leaky_relu or linear.
       sigma: standard deviation of the noise on every hidden layer.
       orthonormal: pull the weights of the hidden layers towards orthonormal rows after every step.
+      orthonormal_rate: α of that pull; the paper's is unknown.
       shuffled_labels: give the patterns each other's labels.
       num_epochs: passes over the training patterns.
       num_times: epochs at which the network is looked at, evenly in the logarithm.
@@ -57,6 +57,7 @@ class Config:
     activation: Literal["tanh", "relu", "leaky_relu", "linear"] = "tanh"
     sigma: float = 0.005
     orthonormal: bool = False
+    orthonormal_rate: float = 1e-3
     shuffled_labels: bool = False
     num_epochs: int = 10_000
     num_times: int = 40
@@ -70,6 +71,7 @@ class Config:
         common.check_fields(self)
         common.at_least(self, num_epochs=1, num_times=2)
         checks.positive("sigma", self.sigma)
+        checks.between("orthonormal_rate", self.orthonormal_rate, 0, 0.5)
         common.require(len(self.widths) > 0, "widths", "at least one layer", self.widths)
         common.require(
             self.activation in ACTIVATIONS,
@@ -200,7 +202,8 @@ def train(
     bounds = [0, *stops]
     history = jax.tree.map(lambda w: jnp.zeros((len(stops), *w.shape), w.dtype), params)
     patterns = jnp.asarray(dataset.train_inputs), jnp.asarray(dataset.train_targets)
-    settings = config.activation, config.batch_size, config.learning_rate, config.orthonormal
+    pull = config.orthonormal_rate if config.orthonormal else 0.0
+    settings = config.activation, config.batch_size, config.learning_rate, pull
 
     def advance(i: int, carry: Any) -> Any:
         state, history = carry
@@ -221,7 +224,7 @@ def _train(
     settings: tuple,
 ) -> Any:
     """Epochs `first` to `last` - 1 of every seed."""
-    activation, batch_size, learning_rate, orthonormal = settings
+    activation, batch_size, learning_rate, pull = settings
     inputs, targets = patterns
     optimizer = optax.adam(learning_rate)
     steps = len(inputs) // batch_size
@@ -243,8 +246,8 @@ def _train(
             )
             change, adam = optimizer.update(gradient, adam)
             params = optax.apply_updates(params, change)
-            if orthonormal:
-                params = [*map(_pulled, params[:-1]), params[-1]]
+            if pull:
+                params = [*(_pulled(layer, pull) for layer in params[:-1]), params[-1]]
             return (params, adam), None
 
         batches = order.reshape(steps, batch_size), jax.random.split(drawing, steps)
@@ -256,10 +259,10 @@ def _train(
     return jax.vmap(one)(keys, state)
 
 
-def _pulled(layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _pulled(layer: dict[str, jax.Array], rate: float) -> dict[str, jax.Array]:
     """W <- W - α (W W' W - W), W = kernel': rows become orthonormal (Parseval networks)."""
     K = layer["kernel"]
-    return {**layer, "kernel": K - PARSEVAL * (K @ (K.T @ K) - K)}
+    return {**layer, "kernel": K - rate * (K @ (K.T @ K) - K)}
 
 
 @partial(jax.jit, static_argnames="activation")

@@ -21,8 +21,9 @@ def binned_entropy(
       activations: t, (N, d).
       width: of a bin, in units of the activations.
       low: an edge of the grid; the one that floor divides at for 0 (Saxe et al.: width 0.07).
-      high: where the last bin ends, for activations that can reach their bound: what lies at or
-        above counts there. (Shwartz-Ziv & Tishby: low -1, high 1, width 2/30, in bits.)
+      high: where the last bin ends, for activations that can reach their bounds: what lies at or
+        above counts there, and what lies below `low` in the first bin. (Shwartz-Ziv & Tishby: low
+        -1, high 1, width 2/30, in bits.)
 
     Raises:
       ValueError: for a width that is not positive, bounds in the wrong order, no rows, or

@@ -162,7 +162,7 @@ def _histogram(
         found = []
         for pairs in (other & (labels == label), other & (labels != label)):
             counts = jnp.zeros(bins).at[place].add(pairs & inside)
-            found.append((counts, pairs.sum(), (values * pairs).sum()))
+            found.append((counts, pairs.sum(dtype=values.dtype), (values * pairs).sum()))
         return found
 
     sums = jax.tree.map(lambda x: x.sum(0), _by_rows(of_row, rows, labels))

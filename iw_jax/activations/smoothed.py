@@ -36,13 +36,15 @@ def smoothed_entropy(
 ) -> Estimate:
     """h(P * N_σ) from independent samples of P, in any order; nats.
 
-    The value is the plug-in estimate; the bracket reaches up by the bias that is left, see `bias`.
+    The value is the plug-in estimate; the bracket reaches up by the bias that is left, see
+    `extrapolated`.
 
     Args:
       key: random key.
       samples: (n, d), at least 4.
       sigma: σ, the standard deviation of the noise.
-      num_points: draws at which the density is evaluated; None for n.
+      num_points: draws at which the density is evaluated; None for n. More than n are rounded up to
+        a multiple of n.
       mesh: as for `iw.mixture_log_density`.
 
     Raises:
@@ -62,9 +64,14 @@ def smoothed_entropy(
         raise ValueError(f"samples must be (n, d) with n >= {PARTS}, got {samples.shape}")
     n, size = samples.shape
     parts = jnp.arange(n) % PARTS
-    points, rows = draw(key, samples, sigma, num_points or n)
+    repeats = -(-(num_points or n) // n)
+    count = repeats * n if repeats > 1 else num_points or n
+    points, rows = draw(key, samples, sigma, count)
     densities = mixture_log_density(points, samples, sigma, weights=nested(parts), mesh=mesh)
-    estimate = extrapolated(-of_own_part(densities, parts[rows]))
+    values = -of_own_part(densities, parts[rows])
+    # Points of a sample are not independent: they are averaged. `draw` goes round all samples.
+    estimate = extrapolated(values.reshape(repeats, -1, *values.shape[1:]).mean(0))
+    estimate = trees.replace(estimate, cost=count)
     if trees.is_concrete(estimate) and not estimate.converged:
         warnings.warn(too_few("samples", n, size, sigma), stacklevel=2)
     return estimate

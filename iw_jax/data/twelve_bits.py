@@ -62,23 +62,23 @@ def _read(path: str | os.PathLike[str]) -> np.ndarray:
     import scipy.io
 
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"szt_file must be a file that exists, got {os.fspath(path)!r}")
+        raise FileNotFoundError(f"path must be a file that exists, got {os.fspath(path)!r}")
     try:
         content = scipy.io.loadmat(path)
         patterns, labels = np.asarray(content["F"]), np.asarray(content["y"]).ravel()
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ValueError(
-            f"szt_file must be a MATLAB file with F and y, got {os.fspath(path)!r} ({error})"
+            f"path must be a MATLAB file with F and y, got {os.fspath(path)!r} ({error})"
         ) from error
     if not np.array_equal(patterns, all_patterns()):
         raise ValueError(
-            "F in szt_file must be the 4096 patterns of 12 bits in counting order, got "
+            "F in path must be the 4096 patterns of 12 bits in counting order, got "
             f"{patterns.shape}"
         )
     ones = int((labels == 1).sum())
     if labels.shape != (2**NUM_BITS,) or not np.isin(labels, (0, 1)).all() or ones != NUM_ONES:
         raise ValueError(
-            f"y in szt_file must be 4096 labels 0 and 1, {NUM_ONES} of them 1, got "
+            f"y in path must be 4096 labels 0 and 1, {NUM_ONES} of them 1, got "
             f"{labels.shape} with {ones}"
         )
     return labels.astype(int)

@@ -243,3 +243,24 @@ def test_an_entropy_needs_a_key_and_points():
         iw.mixture_entropy(KEY, np.ones((4, 2)), 1.0, num_points=0)
     with pytest.raises(ValueError, match="centres must be finite"):
         iw.mixture_entropy_bounds(np.full((4, 2), np.nan), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([np.nan, 1.0], "weights must be finite"),
+        ([-1.0, 2.0], "weights must be at least 0, got -1"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        iw.mixture_log_density(np.zeros((3, 1)), np.zeros((2, 1)), 1.0, weights=weights)
+
+
+def test_coordinates_too_large_for_float32_are_warned_of():
+    centres = np.float32([[0.0], [100.0]])
+    with jax.enable_x64(False):
+        iw.mixture_log_density(centres, centres, 0.05)  # 1,000 widths from the middle
+        with pytest.warns(UserWarning, match="rounding moves log densities by 0.01 nats"):
+            iw.mixture_log_density(centres, centres, 0.01)
+    iw.mixture_log_density(centres, centres, 0.01)

@@ -428,3 +428,51 @@ def test_what_cannot_be_measured_is_named(changes, error, message):
 def test_traced_labels_need_the_number_of_classes():
     with pytest.raises(ValueError, match="num_classes must be given where labels are traced"):
         jax.eval_shape(lambda labels: measure(labels=labels), LABELS)
+
+
+def image_layer(params, t):
+    """As the first layer, but its activations are images."""
+    return LAYERS[0](params, t).reshape(len(t), -1, 1, 2)
+
+
+def flattening_layer(params, t):
+    return LAYERS[1](params, t.reshape(len(t), -1))
+
+
+def wide_layer(_, t):
+    return jnp.tile(t, (1, 150))
+
+
+def test_activations_may_be_images():
+    if SIZE % 2:
+        pytest.skip("the small network has an odd number of units")
+    arguments = (LINEAR, INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = iw.noisy_mutual_information(
+            KEY, (image_layer, flattening_layer), *arguments, sigma=SIGMA, **SMALL
+        )
+        agree(found, small(KEY), rtol=1e-9)
+
+
+def test_wide_layers_are_not_linearised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = iw.noisy_mutual_information(
+            KEY, (wide_layer,), LINEAR, INPUTS, sigma=SIGMA, **SMALL
+        )
+    assert found.linearised is None
+    assert found.nats.value.shape == (1,)
+
+
+def test_activations_too_large_for_float32_are_warned_of():
+    with jax.enable_x64(False), pytest.warns(UserWarning, match="layer 1.*compute in float64"):
+        found = iw.noisy_mutual_information(
+            jax.random.key(0),
+            LAYERS[:1],
+            jax.tree.map(np.float32, [(100 * k, b, bend) for k, b, bend in LINEAR]),
+            np.float32(INPUTS),
+            sigma=0.005,
+            **SMALL,
+        )
+    assert not found.nats.converged[0]

@@ -71,10 +71,10 @@ def test_labels_come_from_the_file_where_there_is_one(original):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": None}, "szt_file must be a MATLAB file with F and y"),
-        ({"F": twelve_bits.all_patterns()[::-1]}, "F in szt_file must be the 4096 patterns"),
+        ({"y": None}, "path must be a MATLAB file with F and y"),
+        ({"F": twelve_bits.all_patterns()[::-1]}, "F in path must be the 4096 patterns"),
         ({"y": np.zeros((1, 4096))}, "2118 of them 1, got .* with 0"),
-        ({"y": np.zeros((1, 12))}, r"y in szt_file must be 4096 labels .* got \(12,\)"),
+        ({"y": np.zeros((1, 12))}, r"y in path must be 4096 labels .* got \(12,\)"),
     ],
 )
 def test_another_file_is_refused(original, changes, message):
@@ -84,8 +84,8 @@ def test_another_file_is_refused(original, changes, message):
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="szt_file must be a file that exists, got"):
+    with pytest.raises(FileNotFoundError, match="path must be a file that exists, got"):
         data.szt(tmp_path / "nowhere.mat")
     (tmp_path / "text.mat").write_text("no MATLAB " * 100)
-    with pytest.raises(ValueError, match="szt_file must be a MATLAB file with F and y"):
+    with pytest.raises(ValueError, match="path must be a MATLAB file with F and y"):
         data.szt(tmp_path / "text.mat")
