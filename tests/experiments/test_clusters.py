@@ -96,6 +96,7 @@ def test_errors_are_counted_image_by_image_across_chunks(network, monkeypatch):
         np.testing.assert_array_equal(own, out.argmax(1) != labels)
 
 
+@pytest.mark.slow
 def test_layers_of_other_widths_share_a_program_and_distances_have_unit_mean_square():
     rng = np.random.default_rng(0)
     labels = jnp.asarray(rng.integers(3, size=40))

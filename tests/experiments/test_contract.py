@@ -20,6 +20,9 @@ NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 # compile for as long as the tests of the library that they call.
 QUICK = ("beta_sweep", "zigzag")
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+# Of each kind of run one; the others differ in what they count.
+REHEARSED = ("beta_sweep", "batch_size", "noisy_szt", "zigzag")
+REHEARSE = [n if n in REHEARSED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Of one weight or two, or with next to no training in it: nothing to estimate.
 WITHOUT_NETWORKS = ("escape", "one_neuron", "smoothed_entropy", "zigzag")
@@ -91,7 +94,7 @@ def test_the_help_names_every_setting_with_its_meaning(name, command_line):
         assert re.search(rf"--{setting.replace('_', '-')}\b", text), setting
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REHEARSE)
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
     name, command_line, never_run, monkeypatch, tmp_path
 ):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -39,20 +40,33 @@ def dense(task, params):
 
 
 # Every shape compiles anew, so a failure is not made smaller.
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
-@given(
-    kind=st.sampled_from(list(LIKELIHOODS)),
-    num_examples=st.integers(1, 9),
-    sizes=st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 3)),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    batch_size=st.none() | st.integers(1, 12),
-    data=st.sampled_from([None, 1, 2]),
-    masked=st.sets(st.integers(0, 8), max_size=4),
-    seed=st.integers(0, 2**20),
-)
-def test_sums_are_those_of_the_whole(
-    kind, num_examples, sizes, dtype, batch_size, data, masked, seed
-):
+HOW = {"deadline": None, "derandomize": True, "phases": [Phase.explicit, Phase.generate]}
+CASES = {
+    "kind": st.sampled_from(list(LIKELIHOODS)),
+    "num_examples": st.integers(1, 9),
+    "sizes": st.tuples(*[st.integers(1, 4)] * 2, st.integers(2, 3)),
+    "dtype": st.sampled_from([np.float32, np.float64]),
+    "batch_size": st.none() | st.integers(1, 12),
+    "data": st.sampled_from([None, 1, 2]),
+    "masked": st.sets(st.integers(0, 8), max_size=4),
+    "seed": st.integers(0, 2**20),
+}
+
+
+@settings(max_examples=3, **HOW)
+@given(**CASES)
+def test_sums_are_those_of_the_whole(**case):
+    compare(**case)
+
+
+@pytest.mark.slow
+@settings(max_examples=24, **HOW)
+@given(**CASES)
+def test_sums_are_those_of_the_whole_in_many_cases(**case):
+    compare(**case)
+
+
+def compare(kind, num_examples, sizes, dtype, batch_size, data, masked, seed):
     rng = np.random.default_rng(seed)
     inputs, hidden, outputs = sizes
     likelihood, draw = LIKELIHOODS[kind]

@@ -42,7 +42,9 @@ def test_products_of_spread_examples_are_the_same():
     assert_same(products(iw.make_mesh(sweep=1, data=2)), products(), 1e-10)
 
 
-@pytest.mark.parametrize("kind", ["cells in batches", "seeds"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("cells in batches", marks=pytest.mark.slow), "seeds"]
+)
 def test_members_on_two_devices_are_the_same(kind):
     assert_same(sweep(kind, iw.make_mesh(sweep=2)), sweep(kind), 1e-10)
 
@@ -224,7 +226,10 @@ def in_processes(out, kinds, sizes, devices, processes=1, x64=True):
     return dict(np.load(out))
 
 
-@pytest.mark.parametrize(("kind", "sizes"), [("products", (1, 2, 1)), ("minibatches", (2, 1, 1))])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [("products", (1, 2, 1)), pytest.param("minibatches", (2, 1, 1), marks=pytest.mark.slow)],
+)
 def test_two_processes_find_the_same(kind, sizes, tmp_path):
     found = in_processes(tmp_path / "out.npz", [kind], sizes, 2, processes=2)
     assert_same(found, compute([kind]), 1e-10)
