@@ -6,7 +6,7 @@ it the same plane of networks with noise, where it is one; the gradients of both
 spread over minibatches cross where fitting ends ("drift" and "diffusion"); and the bound on the
 generalisation error that compression is said to lower.
 
-Default: three networks of each kind, about 4 minutes on 2 CPU cores. Papers: Shwartz-Ziv & Tishby
+Default: three networks of each kind, about 5 minutes on 2 CPU cores. Papers: Shwartz-Ziv & Tishby
 (arXiv:1703.00810), Figs. 2 and 4; Goldfeld et al. (arXiv:1810.05728).
 """
 
@@ -56,18 +56,9 @@ class Config(noisy.Config):
 
 
 PRESETS = {
-    "quick": Config(
-        num_epochs=60,
-        num_times=3,
-        num_seeds=1,
-        num_draws=4,
-        num_probed=64,
-        num_replicas=48,
-        num_points=2,
-        num_batches=4,
-    ),
+    "quick": Config(num_times=3, num_batches=4, **noisy.QUICK),
     "default": Config(),
-    "paper": Config(num_times=100, num_seeds=20, num_draws=16, num_probed=2048, num_replicas=1000),
+    "paper": Config(**noisy.PAPER),
 }
 
 load = szt.load

@@ -27,17 +27,9 @@ SCATTERS, SHOWN = 4, 1024  # epochs, and patterns, of the scatter plots
 
 Config = noisy.Config
 PRESETS = {
-    "quick": Config(
-        num_epochs=60,
-        num_times=4,
-        num_seeds=1,
-        num_draws=4,
-        num_probed=64,
-        num_replicas=48,
-        num_points=2,
-    ),
+    "quick": Config(num_times=4, **noisy.QUICK),
     "default": Config(),
-    "paper": Config(num_times=100, num_seeds=20, num_draws=16, num_probed=2048, num_replicas=1000),
+    "paper": Config(**noisy.PAPER),
 }
 
 load = szt.load
@@ -68,9 +60,11 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
             f"{seed}-{time}",
             lambda s=seed, t=time, p=params: noisy.measure(config, dataset, p, s, t),
         )
-        hidden = szt.activations(config, params, szt.all_of(dataset)[0])
+        scatter = ""
+        if seed == 0 and epochs[time] in shown:
+            last = szt.activations(config, params, szt.all_of(dataset)[0])[-1]
+            scatter = _hex(last[_kept(config)])
         for layer, values in enumerate(found):
-            last = layer == len(found) - 1 and seed == 0 and epochs[time] in shown
             rows.append(
                 {
                     "seed": seed,
@@ -83,7 +77,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
                         for i, what in enumerate(("loss_nats_per_label", "accuracy"))
                     },
                     **values,
-                    "scatter": _hex(hidden[layer][_kept(config)]) if last else "",
+                    "scatter": scatter if layer == len(found) - 1 else "",
                 }
             )
     return rows

@@ -46,6 +46,24 @@ class Config(szt.Config):
             common.require(value >= 4 and value % 4 == 0, name, "a multiple of 4", value)
 
 
+# What the presets of these experiments have in common.
+QUICK = {
+    "num_epochs": 60,
+    "num_seeds": 1,
+    "num_draws": 4,
+    "num_probed": 64,
+    "num_replicas": 48,
+    "num_points": 2,
+}
+PAPER = {
+    "num_times": 100,
+    "num_seeds": 20,
+    "num_draws": 16,
+    "num_probed": 2048,
+    "num_replicas": 1000,
+}
+
+
 def measure(
     config: Config, dataset: data.Dataset, params: szt.Params, seed: int, time: int
 ) -> list[dict[str, float]]:
