@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks
-from iw_jax.activations.mixture import coarse_and_fine, mixture_log_density, squared_distances
+from iw_jax.activations.mixture import (
+    coarse_and_fine,
+    log_peak,
+    mixture_log_density,
+    squared_distances,
+)
 from iw_jax.trees import record
 
 _CHUNK = 256  # rows that are compared with all others at the same time
@@ -98,9 +103,8 @@ def effective_clusters(activations: Any, sigma: Any) -> jax.Array:
       exp(-|t - s|²/(2σ²)); the bound is Kolchinsky & Tracey's (arXiv:1706.02419).
     """
     activations = jnp.asarray(activations, float)
-    size = activations.shape[-1]
     densities = mixture_log_density(activations, activations, sigma)
-    return jnp.exp(-densities.mean() - size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma)))
+    return jnp.exp(log_peak(activations.shape[-1], sigma) - densities.mean())
 
 
 def _checked(activations: Any, labels: Any) -> tuple[jax.Array, jax.Array]:

@@ -138,16 +138,20 @@ def mixture_entropy_bounds(
     size = centres.shape[1]
 
     def bound(width: Any) -> jax.Array:  # -mean_i log mean_j exp(-|s_i - s_j|²/(2 width²))
-        peak = -size / 2 * jnp.log(2 * jnp.pi * jnp.square(width))
         density = mixture_log_density(centres, centres, width, mesh=mesh)
-        return noise_entropy(size, sigma) + jnp.mean(peak - density)
+        return noise_entropy(size, sigma) + jnp.mean(log_peak(size, width) - density)
 
     return bound(2 * jnp.asarray(sigma)), bound(jnp.asarray(sigma))
 
 
+def log_peak(size: int, sigma: Any) -> jax.Array:
+    """-(d/2) log(2πσ²): log density of the noise at its centre, in d dimensions."""
+    return -size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
+
+
 def noise_entropy(size: int, sigma: Any) -> jax.Array:
     """(d/2) log(2πe σ²): h of the noise alone in d dimensions; nats."""
-    return size / 2 * jnp.log(2 * jnp.pi * jnp.e * jnp.square(sigma))
+    return size / 2 - log_peak(size, sigma)
 
 
 def draw(key: jax.Array, centres: jax.Array, sigma: Any, count: int) -> tuple[jax.Array, jax.Array]:
@@ -200,7 +204,7 @@ def _log_densities(
         return (highest + jnp.log(sums)).T
 
     found = jax.lax.map(at_points, _in_tiles(left)).reshape(-1, weights.shape[1])[:number]
-    return found - size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
+    return found + log_peak(size, sigma)
 
 
 _dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

@@ -28,7 +28,13 @@ from jax.sharding import Mesh
 
 from iw_jax import checks, trees
 from iw_jax.activations.linearised import linearised_spread
-from iw_jax.activations.mixture import FAR, exact_enough, mixture_log_density, noise_entropy
+from iw_jax.activations.mixture import (
+    FAR,
+    exact_enough,
+    log_peak,
+    mixture_log_density,
+    noise_entropy,
+)
 from iw_jax.activations.smoothed import PARTS, extrapolated, nested, of_own_part, too_few
 from iw_jax.estimates import Estimate
 from iw_jax.normals import standard_normal
@@ -368,8 +374,7 @@ def _levels(
     else:
         apart = jnp.where(jnp.arange(number) == own[:, None], -jnp.inf, exponents)
         others = logsumexp(apart, axis=1) - jnp.log(number - 1.0)
-    peak = size / 2 * jnp.log(2 * jnp.pi * jnp.square(sigma))
-    return jnp.concatenate([levels, others[:, None]], 1) - peak
+    return jnp.concatenate([levels, others[:, None]], 1) + log_peak(size, sigma)
 
 
 def _class_densities(
