@@ -63,7 +63,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         scatter = ""
         if seed == 0 and epochs[time] in shown:
             last = szt.activations(config, params, szt.all_of(dataset)[0])[-1]
-            scatter = _hex(last[_kept(config)])
+            scatter = _hex(_squashed(last[_kept(config)], config))
         for layer, values in enumerate(found):
             rows.append(
                 {
@@ -95,9 +95,14 @@ def _kept(config: Config) -> np.ndarray:
     return np.random.default_rng((config.seed, 2)).permutation(number)[:SHOWN]
 
 
-def _hex(points: Any) -> str:
-    """Activations from -1 to 1 (others are cut off) in 255 steps, a byte each."""
-    return np.uint8(np.round(127 + 127 * np.clip(points, -1, 1))).tobytes().hex()
+def _squashed(t: Any, config: Config) -> np.ndarray:
+    """Activations as they are drawn, from -1 to 1: t, or t/(1 + |t|) where they have no bounds."""
+    return np.asarray(t if config.activation == "tanh" else t / (1 + np.abs(t)))
+
+
+def _hex(points: np.ndarray) -> str:
+    """Numbers from -1 to 1 in 255 steps, a byte each."""
+    return np.uint8(np.round(127 + 127 * points)).tobytes().hex()
 
 
 def _points(text: str, units: int) -> np.ndarray:
@@ -230,11 +235,12 @@ def plot(rows: Rows, config: Config) -> Any:
     axes[3].set(title="fit without noise", ylim=(0, None))
     for axis in axes:
         axis.set(xscale="log", xlabel="epoch")
-    axes[1].legend(fontsize=8, loc="lower left")
+    axes[1].legend(fontsize=8)
     axes[3].legend(fontsize=8)
     above.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     _scatter(below, shown, config)
     labels = "original labels" if config.szt_file else "built-in rule"
+    labels += ", shuffled" if config.shuffled_labels else ""
     extra = ", orthonormal rows" if config.orthonormal else ""
     figure.suptitle(
         f"12-{'-'.join(map(str, config.widths))}-2 {config.activation}, σ = {config.sigma:g}, "
@@ -246,6 +252,7 @@ def plot(rows: Rows, config: Config) -> Any:
 
 def _scatter(figure: Any, shown: Rows, config: Config) -> None:
     """The last hidden layer without noise, its first three units, seed 0."""
+    drawn = "" if config.activation == "tanh" else ", t/(1 + |t|)"
     labels = np.asarray(szt.all_of(szt.load(config, None))[1])[_kept(config)]
     for i, row in enumerate(shown):
         points = _points(row["scatter"], row["units"])
@@ -257,7 +264,7 @@ def _scatter(figure: Any, shown: Rows, config: Config) -> None:
             axis.scatter(
                 *own, s=5, color=colour, marker=marker, alpha=0.5, linewidths=0, label=f"y = {y}"
             )
-        axis.set(title=f"epoch {row['epoch']}", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+        axis.set(title=f"epoch {row['epoch']}{drawn}", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
         if not flat:
             axis.set(zlim=(-1.05, 1.05), zticks=(-1, 0, 1))
         axis.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
