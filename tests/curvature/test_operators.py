@@ -190,7 +190,10 @@ def test_chunks_do_not_change_the_product(curvature, batch_size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), whole, chunked)
 
 
-@pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
+@pytest.mark.parametrize(
+    "curvature",
+    [ggn, *(pytest.param(c, marks=pytest.mark.slow) for c in (hessian, empirical_fisher))],
+)
 def test_the_memory_of_a_chunked_product_does_not_grow_with_the_examples(curvature):
     def temporary_bytes(num_examples, batch_size):
         x, y = normal(10, num_examples, DIM), jnp.zeros(num_examples, int)

@@ -80,7 +80,10 @@ def test_a_head_that_is_everything_leaves_nothing_to_probe(size):
     assert found.stderr == 0
 
 
-@pytest.mark.parametrize("method", ["krylov", "slq", "nystrom", "dense"])
+@pytest.mark.parametrize(
+    "method",
+    ["krylov", "dense", *(pytest.param(m, marks=pytest.mark.slow) for m in ("slq", "nystrom"))],
+)
 def test_converged_says_whether_the_tolerance_was_met(unit, method):
     A, options = scaled(unit, 1.0), {"c": 2.0, "key": KEY, "num_matvecs": 100, "method": method}
     exact = method == "dense"

@@ -164,6 +164,7 @@ def test_intervals_cover_on_every_spectrum(method, name, num_matvecs):
     assert np.mean(upper - lower) / 2 < 4 * rms
 
 
+@pytest.mark.slow
 def test_xtrace_beats_hutchinson_where_eigenvalues_fall():
     spectrum = NETWORK_LIKE
     rms = {

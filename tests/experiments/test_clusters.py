@@ -52,6 +52,7 @@ def test_noise_has_its_standard_deviation_and_dropout_keeps_the_mean():
     np.testing.assert_array_equal(noisy_cnn.noise(key, 0.0, 0.0)(1, s), s)
 
 
+@pytest.mark.slow
 def test_kinds_beside_each_other_take_the_steps_that_each_would_take_alone(network):
     params, images, labels = network
     optimizer = optax.sgd(0.1)

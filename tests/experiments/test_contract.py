@@ -21,7 +21,7 @@ NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 QUICK = ("beta_sweep", "zigzag")
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 # Of each kind of run one; the others differ in what they count.
-REHEARSED = ("beta_sweep", "batch_size", "noisy_szt", "zigzag")
+REHEARSED = ("beta_sweep", "noisy_szt", "zigzag")
 REHEARSE = [n if n in REHEARSED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Of one weight or two, or with next to no training in it: nothing to estimate.
