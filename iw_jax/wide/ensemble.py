@@ -5,8 +5,9 @@ Gradient flow on ½ Σ |f(x_i) - y_i|² from outputs of covariance K, E = I - ex
     A(x) = Θ(x, X) Θ^-1 E,      μ(x) = A(x) Y
     Σ(x, x') = K(x, x') + A(x) K A(x')' - A(x) K(X, x') - K(x, X) A(x')'
 
-with one eigendecomposition Θ = V diag(λ) V' for all times: Θ^-1 E = V diag(ψ) V', ψ = (1 - e^-tλ)/λ,
-which is t where λ = 0. No inverse, no jitter. On the training inputs Σ = exp(-tΘ) K exp(-tΘ).
+with one eigendecomposition Θ = V diag(λ) V' for all times: Θ^-1 E = V diag(ψ) V' with
+ψ = (1 - e^-tλ)/λ, which is t where λ = 0. No inverse, no jitter. On the training inputs
+Σ = exp(-tΘ) K exp(-tΘ).
 """
 
 from collections.abc import Callable

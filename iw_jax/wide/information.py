@@ -7,7 +7,7 @@ Gaussian with mean J' Θ^-1 E Y and covariance exp(-2tΘ) along the training dir
 
 The first term is the volume that flow has shrunk, and grows for ever; the others are the change of
 the mean square of θ. This form holds for any J that the weights θ0 do not turn, with its own C:
-what `iw_jax.wide.kernels.alignment` is for.
+which `iw_jax.wide.alignment` has.
 """
 
 from typing import Any
