@@ -19,9 +19,9 @@ from iw_jax.estimates import Estimate
 from iw_jax.wide import sampled
 from iw_jax.wide.ensemble import Moments
 
-# Nodes a standard deviation of the narrowest density. The mixture has zeros at some distance of the
-# real line; with 40 nodes the integral is exact to 1e-9 where two densities meet at 0.1 of it.
-_DENSITY = 40
+# Nodes a standard deviation of the narrowest density. Where two densities, Δ apart, meet, their sum
+# has zeros at πσ²/Δ off the real line, of which 16 nodes see 1e-14.
+_DENSITY = 16
 _REACH = 9.0  # standard deviations beyond which densities end
 _MOST = 10**6  # nodes of one integral
 _TILE = 2**22  # densities that are computed at once
@@ -125,21 +125,22 @@ def _integrals(mean: np.ndarray, deviation: np.ndarray) -> tuple[float, float]:
     count, sums = len(mean), np.zeros(2)
     for z in np.array_split(grid, -(-nodes * count // _TILE)):
         away = (z[:, None] - mean) / deviation
-        log_densities = -0.5 * (away * away + np.log(2 * np.pi)) - np.log(deviation)
-        # Without its largest term a sum cannot be had by subtraction.
-        first = log_densities.argmax(1)[:, None]
-        top = np.take_along_axis(log_densities, first, 1)
-        others = log_densities.copy()
-        np.put_along_axis(others, first, -np.inf, 1)
-        rest_of_first = _log_sum(others, np)[:, None]
-        total = np.logaddexp(top, rest_of_first)
-        rest = total + np.log1p(-np.exp(np.minimum(others - total, np.log(0.75))))
-        np.put_along_axis(rest, first, rest_of_first, 1)
-        density = np.exp(log_densities)
-        sums += (
-            (density * (log_densities - total + np.log(count))).sum(),
-            (density * (log_densities - rest + np.log(count - 1))).sum(),
-        )
+        log_p = -0.5 * (away * away + np.log(2 * np.pi)) - np.log(deviation)
+        # A sum without its largest term cannot be had by subtraction: that one is left out first.
+        first = log_p.argmax(1)[:, None]
+        largest = np.take_along_axis(log_p, first, 1)
+        np.put_along_axis(log_p, first, -np.inf, 1)
+        second = log_p.max(1, keepdims=True)
+        p = np.exp(log_p - second)  # in units of the second largest
+        without_first = second + np.log(p.sum(1, keepdims=True))
+        total = np.logaddexp(largest, without_first)
+        without = total + np.log1p(-p * np.exp(second - total))
+        p *= np.exp(second)
+        for array, at_first in ((log_p, largest), (without, without_first), (p, np.exp(largest))):
+            np.put_along_axis(array, first, at_first, 1)
+        lower = (p * (log_p - total)).sum() + p.sum() * np.log(count)
+        upper = (p * (log_p - without)).sum() + p.sum() * np.log(count - 1)
+        sums += lower, upper
     lower, upper = sums * step / count
     return lower, upper
 

@@ -87,8 +87,10 @@ class Ensemble:
         def moments(t: Any) -> Moments:
             left = xp.exp(-_product(t, self.eigenvalues, xp))
             mean = _dot(v, (1 - left)[..., None] * self.targets, xp)
-            rows = v * left[..., None, :]
-            return Moments(mean, xp.maximum((_dot(rows, self.prior, xp) * rows).sum(-1), 0.0))
+            count = v.shape[-1] if xp is not np else _remaining(t, self.eigenvalues)
+            rows = v[..., :count] * left[..., None, :count]
+            variance = (_dot(rows, self.prior[..., :count, :count], xp) * rows).sum(-1)
+            return Moments(mean, xp.maximum(variance, 0.0))
 
         return over_times(moments, times, xp)
 
@@ -218,6 +220,12 @@ def _reached(t: Any, eigenvalues: Any, xp: Any) -> Any:
 def _product(t: Any, eigenvalues: Any, xp: Any) -> Any:
     """t λ, with 0 for λ = 0."""
     return xp.where(eigenvalues > 0, t * xp.where(eigenvalues > 0, eigenvalues, 1.0), 0.0)
+
+
+def _remaining(t: Any, eigenvalues: np.ndarray) -> int:
+    """How many of e^-tλ are not below rounding beside the largest of them."""
+    apart = _product(t, eigenvalues - eigenvalues[..., :1], np)
+    return int((apart < 40).reshape(-1, apart.shape[-1]).any(0).sum())
 
 
 def _transposed(matrix: Any, xp: Any) -> Any:

@@ -176,41 +176,61 @@ def prior_variance(network: Network, inputs: Any) -> Any:
     return variance
 
 
-def alignment(network: Network, inputs: Any) -> np.ndarray:
+def alignment(network: Network, inputs: Any) -> Any:
     """C = E[(J θ0) f0'], (..., N, N): how outputs before training go with J times the weights.
 
     θ0 multiplied by s is all σ multiplied by s, so that the symmetric part of C, which is what
-    counts, is half the derivative of K by s. In a model linear in its weights C = K; in a ReLU
-    network without biases C = (depth + 1) K.
+    counts, is half the derivative of K by s: the chain rule through the layers. In a model linear
+    in its weights C = K; in a ReLU network without biases C = (depth + 1) K.
 
     Args:
-      network: architecture and standard deviations; concrete.
+      network: architecture and standard deviations.
       inputs: (N, ...), flattened to (N, d).
     """
-    x = _flat("inputs", inputs, np)
-    with jax.enable_x64(True):
+    xp = trees.namespace(network, inputs)
+    x = _flat("inputs", inputs, xp)
+    a, b, c = _at_first(x, x, xp)
+    in_a, in_b, in_c = 0.0, 0.0, 0.0  # half the derivatives by s
+    for layer, (weights, biases) in enumerate(_layers(network, 2, xp)):
+        if layer:
+            by_a, by_b, by_c = _slopes(network, a, b, c, xp)
+            in_c = by_a * in_a + by_b * in_b + by_c * in_c
+            in_a, in_b = (sum(_slopes(network, k, k, k, xp)) * d for k, d in ((a, in_a), (b, in_b)))
+            moments = _MOMENTS[network.activation]
+            c = moments(a, b, c, xp)[0]
+            a, b = (moments(k, k, k, xp)[0] for k in (a, b))
+        a, b, c = (biases + weights * k for k in (a, b, c))
+        in_a, in_b, in_c = (k + weights * d for k, d in ((a, in_a), (b, in_b), (c, in_c)))
+    return in_c
 
-        def scaled(s: Any) -> Any:
-            stds = (s * jax.numpy.asarray(std, float) for std in network._stds)
-            names = ("weight_std", "bias_std", "readout_weight_std", "readout_bias_std")
-            louder = trees.replace(network, **dict(zip(names, stds, strict=True)))
-            return kernels(louder, x).nngp
 
-        derivative = jax.jvp(jax.jit(scaled), (1.0,), (1.0,))[1]
-        return np.asarray(derivative) / 2
+def _slopes(network: Network, a: Any, b: Any, c: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Derivatives of E φ(u)φ(v) by a, b and c; that by c is E φ'(u)φ'(v)."""
+    mean, by_c = _MOMENTS[network.activation](a, b, c, xp)
+    if network.activation == "relu":  # the mean goes like the length of u if the angle stays
+        rest = (mean - c * by_c) / 2
+        by_a, by_b = (xp.where(k > 0, rest / xp.where(k > 0, k, 1.0), 0.0) for k in (a, b))
+    elif network.activation == "erf":
+        by_a, by_b = (-by_c * c / (1 + 2 * k) for k in (a, b))
+    else:
+        by_a = by_b = 0.0
+    return by_a, by_b, by_c
+
+
+def _at_first(x: Any, y: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Mean squares and products of inputs: a (N, 1), b (M,) and c (N, M)."""
+    return _mean_square(x)[:, None], _mean_square(y), xp.matmul(x, y.T, **_exact(xp)) / x.shape[1]
 
 
 def _block(network: Network, x: Any, y: Any, xp: Any) -> tuple[Any, Any]:
     """K and Θ of x with y; a, b and c are K(x, x), K(y, y) and K(x, y)."""
-    a, b = _mean_square(x)[:, None], _mean_square(y)
-    c = xp.matmul(x, y.T, **_exact(xp)) / x.shape[1]
-    ntk = 0.0
+    a, b, c = _at_first(x, y, xp)
+    ntk, slope = 0.0, 1.0
     for layer, (weights, biases) in enumerate(_layers(network, 2, xp)):
-        slope = 1.0
         if layer:
             moments = _MOMENTS[network.activation]
             c, slope = moments(a, b, c, xp)
-            a, b = moments(a, a, a, xp)[0], moments(b, b, b, xp)[0]
+            a, b = (moments(k, k, k, xp)[0] for k in (a, b))
         a, b, c = (biases + weights * k for k in (a, b, c))
         ntk = c + weights * slope * ntk
     return c, ntk

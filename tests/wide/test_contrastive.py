@@ -59,7 +59,7 @@ def test_the_integral_is_that_of_adaptive_quadrature():
             integrate.quad(integrand, a, b, args=(rest,), epsabs=1e-12, limit=200)[0]
             for a, b in itertools.pairwise(edges)
         )
-        np.testing.assert_allclose(estimate.value[0], whole, rtol=1e-7)
+        np.testing.assert_allclose(estimate.value[0], whole, rtol=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -115,7 +115,7 @@ def test_what_has_no_bound_is_named():
     with pytest.raises(ValueError, match="moments must have one output, got 2"):
         wide.contrastive_integrals(uneven(size=2))
     narrow = wide.Moments(np.array([[[0.0], [1.0]]]), np.full((1, 2), 1e-12))
-    with pytest.raises(ValueError, match="an integral would take 4e\\+07 nodes"):
+    with pytest.raises(ValueError, match=r"an integral would take 1.6e\+07 nodes"):
         wide.contrastive_integrals(narrow)
     with pytest.raises(ValueError, match="num_draws must be an integer of at least 2, got 1"):
         wide.contrastive_bounds(KEY, uneven(), num_draws=1)
