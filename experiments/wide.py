@@ -56,9 +56,9 @@ class Config:
 
     dataset: str = "digits"
     depth: int = 2
-    numbers: tuple[int, ...] = (30, 120, 480)
-    weight_std: float = 1.5
-    weight_stds: tuple[float, ...] = (0.75, 1.0, 1.5, 2.0, 3.0)
+    numbers: tuple[int, ...] = (20, 100, 500)
+    weight_std: float = 1.0
+    weight_stds: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4, 2.0)
     bias_std: float = 0.1
     num_test: int = 360
     num_times: int = 33
@@ -104,7 +104,7 @@ PRESETS = {
     "paper": Config(
         dataset="mnist",
         numbers=(20, 100, 500, 1000, 2000, 4000),
-        weight_stds=(0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
+        weight_stds=(0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
         bias_std=0.0,
         num_test=1000,
         num_times=50,
@@ -413,7 +413,9 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     t, trace = (of(rows, name, "law") for name in ("t", "fisher_trace"))
     slope = np.diff(law["exact"])[-1] / np.diff(t)[-1] / trace[-1]
     found = [
-        checks.Check("Bayes loss <= Gibbs loss", bool(over < 1e-9), f"{over:.2g} nats above at most"),
+        checks.Check(
+            "Bayes loss <= Gibbs loss", bool(over < 1e-9), f"{over:.2g} nats above at most"
+        ),
         checks.Check(
             "I(X;Z|D): lower bound <= upper bound, and <= log B",
             bool(max(crossed, above) < 1e-9),
@@ -553,7 +555,7 @@ def _draw_plane(
             of(rows, column, **where)
             for column in ("label_information_nats", "input_lower_nats", "input_upper_nats")
         )
-        axis.fill_betweenx(label, lower, upper, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(upper, label, color=colour, linewidth=0.8, alpha=0.6)  # the curve lies between
         said = f"{symbol} = {where[key]:g}"
         axis.plot(lower, label, color=colour, linestyle=dash, label=said)
         best = label.argmax()
@@ -567,11 +569,12 @@ def _draw_plane(
         axis.text(furthest, gaussian_pair.NATS, "I(X;Y)", ha="right", va="bottom", fontsize=8)
         highest = gaussian_pair.NATS
     axis.set(
-        xlabel="I(X;Z|D), lower bound to upper (nats)",
+        xlim=(-0.02 * furthest, 1.15 * furthest),
+        xlabel="I(X;Z|D), lower bound; thin: upper (nats)",
         ylabel="I(Z;Y), lower bound (nats)",
         ylim=(-0.15 * highest, 1.12 * highest),
     )
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8)
 
 
 def _draw_losses(axis: Any, rows: Rows, where: dict[str, Any]) -> None:
@@ -600,7 +603,7 @@ def _draw_outputs(axis: Any, rows: Rows, config: Config, where: dict[str, Any]) 
     highest = 1.15 * max(upper.max(), known.max())
     if ceiling < highest:
         axis.axhline(ceiling, color="black", linestyle=":", linewidth=1)
-        axis.text(t[0], ceiling, "log B", va="bottom", fontsize=8)
+        axis.text(t[-1], ceiling, "log B", ha="right", va="bottom", fontsize=8)
     axis.set(ylabel="nats", ylim=(-0.1 * highest, highest), title="what outputs know")
     axis.legend(fontsize=8)
 
