@@ -51,9 +51,8 @@ def test_a_gaussian_run_passes_its_checks_and_draws_its_figure(rows):
 
 
 def test_a_curve_above_the_frontier_is_told(rows):
-    better = [
-        {**row, "label_information_nats": 30.0} if row["part"] == "infinite" else row for row in rows
-    ]
+    better = [{**row, "label_information_nats": 30.0} for row in rows if row["part"] == "infinite"]
+    better += [row for row in rows if row["part"] != "infinite"]
     failed = [c.name for c in experiment.check(better, TINY) if not c.passed]
     assert failed == ["I(Z;Y) lies below the frontier of the Gaussian bottleneck, and below I(X;Y)"]
 
