@@ -520,9 +520,9 @@ def plot(rows: Rows, config: Config) -> Any:
     figure, axes = plt.subplots(2, 4, figsize=(17, 8))
     groups = sets(rows, config)
     titles = {
-        "numbers": f"erf, σ_w = {config.weight_std:g}, N examples",
-        "erf": f"erf, N = {config.numbers[-1]}, weights σ_w",
-        "relu": f"ReLU, N = {config.numbers[-1]}, weights σ_w",
+        "numbers": f"erf, σ_w = {config.weight_std:g}; at the stars: N",
+        "erf": f"erf, N = {config.numbers[-1]}; at the stars: σ_w",
+        "relu": f"ReLU, N = {config.numbers[-1]}; at the stars: σ_w",
     }
     for axis, (name, members) in zip(axes[0], groups.items(), strict=False):
         _draw_plane(axis, rows, config, name, members)
@@ -542,13 +542,12 @@ def plot(rows: Rows, config: Config) -> Any:
 def _draw_plane(
     axis: Any, rows: Rows, config: Config, name: str, members: list[dict[str, Any]]
 ) -> None:
-    """I(Z;Y) against I(X;Z|D), a curve for each ensemble; both ends and its best are marked."""
+    """I(Z;Y) against I(X;Z|D), a curve for each ensemble; its best and its end are marked."""
     import matplotlib.pyplot as plt
 
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(members)))
     dashes = itertools.cycle(["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))])
     key = "num_examples" if name == "numbers" else "weight_std"
-    symbol = "N" if name == "numbers" else "σ_w"
     highest, furthest = 0.0, 0.0
     for where, colour, dash in zip(members, shades, dashes, strict=False):
         label, lower, upper = (
@@ -556,17 +555,26 @@ def _draw_plane(
             for column in ("label_information_nats", "input_lower_nats", "input_upper_nats")
         )
         axis.plot(upper, label, color=colour, linewidth=0.8, alpha=0.6)  # the curve lies between
-        said = f"{symbol} = {where[key]:g}"
-        axis.plot(lower, label, color=colour, linestyle=dash, label=said)
+        axis.plot(lower, label, color=colour, linestyle=dash)
         best = label.argmax()
         axis.plot(lower[best], label[best], "*", color=colour, markersize=9)
+        mark = {"ha": "center", "va": "top", "fontsize": 9, "color": colour}
+        axis.annotate(
+            f"{where[key]:g}",
+            (lower[best], label[best]),
+            (0, -6),
+            textcoords="offset points",
+            **mark,
+        )
         axis.plot(lower[-1], label[-1], "s", color=colour, markersize=4)
         highest, furthest = max(highest, label.max()), max(furthest, lower.max())
     if config.dataset == "gaussian":
         nats = np.linspace(0, furthest, 200)
-        axis.plot(nats, gaussian_pair.frontier(nats), color="black", label="Gaussian bottleneck")
+        axis.plot(nats, gaussian_pair.frontier(nats), color="black")
+        place = {"transform": axis.transAxes, "va": "top", "fontsize": 8}
+        axis.text(0.02, 0.88, "black: Gaussian\nbottleneck", **place)
         axis.axhline(gaussian_pair.NATS, color="black", linestyle=":", linewidth=1)
-        axis.text(furthest, gaussian_pair.NATS, "I(X;Y)", ha="right", va="bottom", fontsize=8)
+        axis.text(0, gaussian_pair.NATS, "I(X;Y)", va="bottom", fontsize=8)
         highest = gaussian_pair.NATS
     axis.set(
         xlim=(-0.02 * furthest, 1.15 * furthest),
@@ -574,7 +582,6 @@ def _draw_plane(
         ylabel="I(Z;Y), lower bound (nats)",
         ylim=(-0.15 * highest, 1.12 * highest),
     )
-    axis.legend(fontsize=8)
 
 
 def _draw_losses(axis: Any, rows: Rows, where: dict[str, Any]) -> None:

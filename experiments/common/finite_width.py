@@ -66,7 +66,8 @@ def outputs(
     counts = np.maximum(np.ceil(lengths * steepest / STEP), 1).astype(int)
     # Units of a layer that fill the processor: on CPUs a batch of small products is slow.
     units = 256 if jax.default_backend() == "cpu" else 2**16
-    abreast = int(np.clip(units // width, 1, members))
+    most = int(np.clip(units // width, 1, members))
+    abreast = max(n for n in range(1, most + 1) if members % n == 0)  # a rest would compile anew
     sizes = (data[0].shape[1], *[width] * network.depth, 1)
     arrays = (jnp.asarray(a, jnp.float32) for a in (*data, lengths / counts))
     found = _outputs(sizes, abreast, network, jax.random.split(key, members), *arrays, counts)
