@@ -4,6 +4,7 @@ See the README for a start, docs/theory.md for which function holds which formul
 """
 
 from iw_jax import compiler as compiler
+from iw_jax import wide as wide
 from iw_jax.activations import EffectiveInformation as EffectiveInformation
 from iw_jax.activations import NoisyInformation as NoisyInformation
 from iw_jax.activations import PairHistogram as PairHistogram
