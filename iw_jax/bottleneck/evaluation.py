@@ -11,6 +11,7 @@ from iw_jax import checks, trees
 from iw_jax.bottleneck.contrastive import bounds, contrasts
 from iw_jax.bottleneck.variational import (
     Bottleneck,
+    check_model,
     check_prices,
     dual_distortion,
     encoded,
@@ -103,6 +104,7 @@ def evaluate_bottleneck(
             "inputs and targets must hold the same number of examples, at least 2, got "
             f"{number} and {np.shape(targets)}"
         )
+    check_model(model, params, inputs, targets, log_noise)
     found, least = _evaluate(
         key,
         model,
@@ -148,7 +150,7 @@ def _evaluate(
         together = jax.nn.logsumexp(log_q, axis=0)
         opposite = jnp.zeros(())
         if log_p is not None:
-            opposite = dual_distortion(model, logits[:, None], log_p[None]).mean()
+            opposite = dual_distortion(logits[:, None], log_p[None]).mean()
         return {
             "mean": mean[0],
             "scale": scale[0],
@@ -156,7 +158,7 @@ def _evaluate(
             "distortion": -log_q[:, y].mean(),
             "dual_distortion": opposite,
             "error": 1.0 * (together.argmax() != y),
-            "single_error": jnp.mean(logits.argmax(1) != y),
+            "single_error": jnp.mean(1.0 * (logits.argmax(1) != y)),
             "share": jax.nn.one_hot(y, logits.shape[1]),
         }
 

@@ -106,15 +106,15 @@ def bottleneck_terms(
     checks.key("key", key)
     checks.at_least("num_samples", num_samples, 1)
     check_prices(beta, dual, log_noise)
+    check_model(model, params, inputs, targets, log_noise)
     mean, scale = encoded(model, params, inputs)
     rate = rates(model, params, mean, scale, targets)
     noise = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
     outputs = jax.vmap(model.decode, (None, 0))(params, mean + scale * noise)
-    model.likelihood.check(outputs.shape[1:], targets)
     distortion = jax.vmap(model.likelihood.nll, (0, None))(outputs, targets)
     opposite = jnp.zeros(())
     if log_noise is not None:
-        opposite = dual_distortion(model, outputs, log_noise)
+        opposite = dual_distortion(outputs, log_noise)
     r, d, d_dual = rate.mean(), distortion.mean(), opposite.mean()
     return BottleneckTerms((1 - dual) * d + dual * d_dual + beta * r, r, d, d_dual)
 
@@ -157,14 +157,8 @@ def gaussian_kl(mean: Any, scale: Any, other_mean: Any = 0.0, other_scale: Any =
 
 
 def encoded(model: Bottleneck, params: PyTree, inputs: Any) -> tuple[jax.Array, jax.Array]:
-    """Mean and scale of e(z|x), (N, d), checked as far as they are known."""
+    """Mean and scale of e(z|x), (N, d) each; scales are checked where they are known."""
     mean, scale = model.encode(params, inputs)
-    rows = len(jax.tree.leaves(inputs)[0])
-    if mean.ndim != 2 or len(mean) != rows or scale.shape != mean.shape:
-        raise ValueError(
-            f"encode must return a mean and a scale of shape ({rows}, d) each, got {mean.shape} "
-            f"and {scale.shape}"
-        )
     checks.positive("scale, the second that encode returns,", scale)
     return mean, scale
 
@@ -176,25 +170,40 @@ def rates(
     if model.backward is None:
         return gaussian_kl(mean, scale)
     other_mean, other_scale = model.backward(params, targets)
-    for shape in (np.shape(other_mean), np.shape(other_scale)):
-        if np.broadcast_shapes(shape, mean.shape) != mean.shape:
-            raise ValueError(
-                f"backward must return what broadcasts to the codes' {mean.shape}, got {shape}"
-            )
     checks.positive("scale, the second that backward returns,", other_scale)
     return gaussian_kl(mean, scale, other_mean, other_scale)
 
 
-def dual_distortion(model: Bottleneck, logits: jax.Array, log_noise: Any) -> jax.Array:
+def dual_distortion(logits: jax.Array, log_noise: Any) -> jax.Array:
     """KL( q(y|z) ‖ p_noise(y|x) ) of logits (..., N, K), summed over classes."""
-    if not isinstance(model.likelihood, Categorical):
-        raise ValueError(f"likelihood must be Categorical for log_noise, got {model.likelihood}")
-    if np.shape(log_noise) != logits.shape[-2:]:
-        raise ValueError(
-            f"log_noise must be (N, K) = {logits.shape[-2:]}, got {np.shape(log_noise)}"
-        )
     log_q = jax.nn.log_softmax(logits)
     return jnp.sum(jnp.exp(log_q) * (log_q - log_noise), axis=-1)
+
+
+def check_model(
+    model: Bottleneck, params: PyTree, inputs: Any, targets: Any, log_noise: Any
+) -> None:
+    """Raises, before anything is computed, where functions, examples and noise do not fit."""
+    mean, scale = jax.eval_shape(model.encode, params, inputs)
+    rows = len(jax.tree.leaves(inputs)[0])
+    if mean.ndim != 2 or len(mean) != rows or scale.shape != mean.shape:
+        raise ValueError(
+            f"encode must return a mean and a scale of shape ({rows}, d) each, got {mean.shape} "
+            f"and {scale.shape}"
+        )
+    outputs = jax.eval_shape(model.decode, params, mean)
+    model.likelihood.check(outputs.shape, targets)
+    if model.backward is not None:
+        for part in jax.eval_shape(model.backward, params, targets):
+            if np.broadcast_shapes(part.shape, mean.shape) != mean.shape:
+                raise ValueError(
+                    f"backward must return what broadcasts to the codes' {mean.shape}, got "
+                    f"{part.shape}"
+                )
+    if log_noise is not None and not isinstance(model.likelihood, Categorical):
+        raise ValueError(f"likelihood must be Categorical for log_noise, got {model.likelihood}")
+    if log_noise is not None and np.shape(log_noise) != outputs.shape:
+        raise ValueError(f"log_noise must be (N, K) = {outputs.shape}, got {np.shape(log_noise)}")
 
 
 def check_prices(beta: Any, dual: Any, log_noise: Any) -> None:

@@ -61,8 +61,10 @@ def test_kinds_beside_each_other_take_the_steps_that_each_would_take_alone(netwo
 
     def after(kinds, params):
         moving = jax.vmap(jax.vmap(optimizer.init))(params)
-        return noisy_cnn.train_epoch(
-            keys, kinds, images, labels, (params, moving), optimizer=optimizer, batch_size=12
+        return epochs.train_epoch(
+            *(noisy_cnn.loss, keys, kinds, (images, labels), (params, moving)),
+            optimizer=optimizer,
+            batch_size=12,
         )[0]
 
     together = after(kinds, state[0])
