@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from experiments import clusters
-from experiments.common import noisy_cnn, pairs
+from experiments.common import epochs, noisy_cnn, pairs
 
 
 @pytest.fixture
