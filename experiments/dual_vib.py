@@ -134,7 +134,10 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
     count, largest = len(dataset.train_targets), max(config.numbers)
     common.require(largest <= count, "numbers", f"at most {count}, the examples", config.numbers)
     common.require(
-        config.batch_size <= count, "batch_size", f"at most {count}, the examples", config.batch_size
+        config.batch_size <= count,
+        "batch_size",
+        f"at most {count}, the examples",
+        config.batch_size,
     )
     return dataset
 
@@ -439,7 +442,9 @@ def table(rows: Rows) -> str:
         "conditional_information_nats": "I(X;Z|Y)>",
         "label_information_nats": "I(Z;Y)>",
     }
-    lines = [f"{'method':<16} {'beta':>7} {'train':>8} " + " ".join(f"{n:>9}" for n in names.values())]
+    lines = [
+        f"{'method':<16} {'beta':>7} {'train':>8} " + " ".join(f"{n:>9}" for n in names.values())
+    ]
     betas = sorted({row["beta"] for row in rows})
     for method in dict.fromkeys(row["method"] for row in rows):
         train = curve(rows, "error", method, number, "train").mean(1)

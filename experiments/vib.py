@@ -483,9 +483,7 @@ def _draw_nats(axis: Any, rows: Rows, config: Config, latent: int) -> None:
         marker="o",
         label="rate R ≥ I(X;Z)",
     )
-    low, high = (
-        curve(rows, f"information{end}_nats", latent).mean(1) for end in ("", "_upper")
-    )
+    low, high = (curve(rows, f"information{end}_nats", latent).mean(1) for end in ("", "_upper"))
     axis.fill_between(
         *(config.betas, low, high), color=style.YELLOW, alpha=0.35, label="I(X;Z), bracket"
     )
@@ -506,16 +504,14 @@ def _draw_nats(axis: Any, rows: Rows, config: Config, latent: int) -> None:
 
 def _draw_plane(axis: Any, rows: Rows, config: Config) -> None:
     top = coders.label_entropy(rows)
-    right = 1.0
     for latent, (colour, marker) in zip(config.latents, LOOKS, strict=False):
         rate, about_y = (
             curve(rows, f"{name}_nats", latent).mean(1) for name in ("rate", "label_information")
         )
         axis.plot(rate, about_y, color=colour, marker=marker, label=f"{latent} dimensions")
-        right = max(right, rate.max())
-    corner = np.geomspace(0.05, right, 200)
-    axis.plot(corner, np.minimum(corner, top), color=style.GREY, linestyle="--", linewidth=1)
-    axis.set(xscale="log", xlim=(0.3, 1.3 * right), ylim=(0, 1.12 * top))
+    right = 10 * top
+    axis.plot([0, top, right], [0, top, top], color=style.GREY, linestyle="--", linewidth=1)
+    axis.set(xlim=(0, right), ylim=(0, 1.12 * top))  # larger rates add nothing
     axis.set(xlabel="rate (nats an example)", ylabel="I(Z;Y), lower bound (nats)")
     axis.set_title("information plane; dashed: min(R, H(Y))", fontsize=10)
     axis.legend(fontsize=8, loc="lower right")
@@ -531,8 +527,9 @@ def _draw_attacks(axis: Any, rows: Rows, config: Config, latent: int) -> None:
             label=label,
         )
     axis.set_title(f"error (%) under attack, {latent} dimensions", fontsize=10)
-    axis.set_ylim(0, None)
-    axis.legend(fontsize=8, title="pixels from -1 to 1", title_fontsize=8)
+    axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
+    title = "pixels from -1 to 1, moved by ε"
+    axis.legend(fontsize=8, loc="upper left", ncols=2, title=title, title_fontsize=8)
 
 
 def _draw_codes(axis: Any, codes: np.ndarray) -> None:

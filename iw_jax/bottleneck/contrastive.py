@@ -7,15 +7,16 @@ Either puts a mixture in the place of p(z), with the own input or without it. Th
 the information about which of the n inputs it is.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from iw_jax import checks, trees
 from iw_jax.estimates import Estimate
 
+_T = TypeVar("_T")
 _ENTRIES = 2**22  # of a tile of differences (rows, n, d)
 
 
@@ -51,33 +52,40 @@ def contrastive_information(key: jax.Array, mean: Any, scale: Any, groups: Any =
     if groups.shape != (len(mean),):
         raise ValueError(f"groups must be ({len(mean)},), one for each input, got {groups.shape}")
     z = mean + scale * jax.random.normal(key, mean.shape, mean.dtype)
-    lower, upper = contrasts(z, mean, scale, groups)
-    return bounds(lower, upper)
+    return contrasts(z, mean, scale, [groups])[0]
 
 
 def contrasts(
-    z: jax.Array, mean: jax.Array, scale: jax.Array, groups: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Terms of the lower and of the upper bound, (n,) each; draw i of z comes from input i."""
+    z: jax.Array, mean: jax.Array, scale: jax.Array, groupings: Sequence[jax.Array]
+) -> list[Estimate]:
+    """As `contrastive_information`, for several groupings; draw i of z comes from input i."""
     number, size = mean.shape
+    groups = jnp.stack(groupings)
     narrow = jnp.log(scale).sum(1)
 
     def of_draw(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Differences before squares: a product of matrices would lose them where scales are small.
         exponents = -jnp.square((z[i] - mean) / scale).sum(1) / 2 - narrow
-        with_own = groups == groups[i]
-        others = with_own & (jnp.arange(number) != i)
-        return tuple(
-            exponents[i] - jax.nn.logsumexp(exponents, where=those) + jnp.log(those.sum())
-            for those in (with_own, others)
-        )
+        with_own = groups == groups[:, i, None]
+        those = jnp.stack([with_own, with_own & (jnp.arange(number) != i)])
+        log_mean = jax.nn.logsumexp(exponents, axis=-1, where=those) - jnp.log(those.sum(-1))
+        lower, upper = exponents[i] - log_mean
+        return lower, jnp.where(jnp.isnan(upper), jnp.inf, upper)  # alone: log 0 - log 0
 
-    at_once = int(np.clip(_ENTRIES // (number * size), 1, number))
-    lower, upper = jax.lax.map(of_draw, jnp.arange(number), batch_size=at_once)
-    return lower, jnp.where(jnp.isnan(upper), jnp.inf, upper)  # alone: log 0 - log 0
+    lower, upper = in_chunks(of_draw, number, max(1, _ENTRIES // (number * size)))
+    found = [Estimate.mean_of(terms) for terms in lower.T]
+    return [
+        trees.replace(estimate, bracket_upper=jnp.maximum(terms.mean(), estimate.value))
+        for estimate, terms in zip(found, upper.T, strict=True)
+    ]
 
 
-def bounds(lower: jax.Array, upper: jax.Array) -> Estimate:
-    """The Estimate of terms (n,) of both bounds."""
-    found = Estimate.mean_of(lower)
-    return trees.replace(found, bracket_upper=jnp.maximum(upper.mean(), found.value))
+def in_chunks(of_row: Callable[[jax.Array], _T], number: int, at_once: int) -> _T:
+    """`of_row` of 0 .. number - 1, leaves (number, ...), so many at once; the last ones twice.
+
+    `jax.lax.map` with a batch size would compile the function once more for what is left over.
+    """
+    at_once = min(at_once, number)
+    rows = jnp.arange(-(-number // at_once) * at_once) % number
+    found = jax.lax.map(jax.vmap(of_row), rows.reshape(-1, at_once))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], found)

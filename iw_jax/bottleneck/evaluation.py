@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.bottleneck.contrastive import bounds, contrasts
+from iw_jax.bottleneck.contrastive import contrasts, in_chunks
 from iw_jax.bottleneck.variational import (
     Bottleneck,
     check_model,
@@ -140,8 +140,11 @@ def _evaluate(
     """The estimates, and the smallest scale of all codes."""
     drawing, contrasting = jax.random.split(key)
 
-    def of_example(at: Any) -> dict[str, jax.Array]:
-        own, x, y, log_p = at
+    number = len(targets)
+    keys = jax.random.split(drawing, number)
+
+    def of_example(i: jax.Array) -> dict[str, jax.Array]:
+        own, x, y, log_p = jax.tree.map(lambda leaf: leaf[i], (keys, inputs, targets, log_noise))
         mean, scale = encoded(model, params, jax.tree.map(lambda leaf: leaf[None], x))
         rate = rates(model, params, mean, scale, y[None])[0]
         noise = jax.random.normal(own, (num_samples, mean.shape[1]), mean.dtype)
@@ -162,9 +165,7 @@ def _evaluate(
             "share": jax.nn.one_hot(y, logits.shape[1]),
         }
 
-    number = len(targets)
-    keys = jax.random.split(drawing, number)
-    each = jax.lax.map(of_example, (keys, inputs, targets, log_noise), batch_size=batch_size)
+    each = in_chunks(of_example, number, batch_size)
     shares = each.pop("share").mean(0)
     log_share = jnp.log(shares[targets])
     mean, scale = each.pop("mean"), each.pop("scale")
@@ -175,10 +176,8 @@ def _evaluate(
 
     few = slice(num_contrasted)
     z = mean + scale * jax.random.normal(contrasting, mean.shape, mean.dtype)
-    within = jnp.zeros_like(targets[few]), targets[few]
-    plain, conditional = (
-        bounds(*contrasts(z[few], mean[few], scale[few], groups)) for groups in within
-    )
+    groupings = jnp.zeros_like(targets[few]), targets[few]
+    plain, conditional = contrasts(z[few], mean[few], scale[few], groupings)
     entropy = 0.0 if model.backward is None else -log_share.mean()
     found = BottleneckInformation(
         information=_at_most(plain, of_all["rate"].value + entropy),

@@ -62,5 +62,7 @@ def log_label_noise(confusion: Any, targets: Any) -> jax.Array:
         sums = np.asarray(confusion, float).sum(1)
         if np.any(np.abs(sums - 1) > SUM_TO_ONE):
             worst = int(np.argmax(np.abs(sums - 1)))
-            raise ValueError(f"confusion rows must sum to one, got {sums[worst]:.6g} in row {worst}")
+            raise ValueError(
+                f"confusion rows must sum to one, got {sums[worst]:.6g} in row {worst}"
+            )
     return jnp.log(confusion)[jnp.asarray(targets)]

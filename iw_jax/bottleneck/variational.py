@@ -195,7 +195,8 @@ def check_model(
     model.likelihood.check(outputs.shape, targets)
     if model.backward is not None:
         for part in jax.eval_shape(model.backward, params, targets):
-            if np.broadcast_shapes(part.shape, mean.shape) != mean.shape:
+            fits = zip(part.shape[::-1], mean.shape[::-1], strict=False)
+            if part.ndim > 2 or any(own not in (1, size) for own, size in fits):
                 raise ValueError(
                     f"backward must return what broadcasts to the codes' {mean.shape}, got "
                     f"{part.shape}"
