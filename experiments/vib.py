@@ -316,7 +316,7 @@ def _codes_of(text: str) -> np.ndarray:
 
 
 def shown(config: Config) -> list[float]:
-    """At most four β whose codes are drawn: the smallest, and those of the upper half spread out."""
+    """The β whose codes are drawn, at most four: the smallest, others from the upper half."""
     upper = config.betas[len(config.betas) // 2 :]
     places = np.unique(np.linspace(0, len(upper) - 1, 3).round().astype(int))
     return sorted({config.betas[0], *(upper[i] for i in places)})
