@@ -491,17 +491,21 @@ def plot(rows: Rows, config: Config) -> Any:
         plane.hlines(about_y, low, high, color=colour, linewidth=0.8, alpha=0.6)
         kept.plot(config.betas, rest, **look)
     top = coders.label_entropy([row for row in rows if row["num_examples"] == number])
-    right = max(plane.get_xlim()[1], top)
-    corner = np.linspace(0, right, 200)
-    plane.plot(corner, np.minimum(corner, top), color="black", linestyle="--", linewidth=1)
-    errors.set(xscale="log", xlabel="β (price of the rate; CEB's γ = 1/β)")
+    right = 4 * top  # brackets that reach further are cut off
+    plane.plot([0, top, right], [0, top, top], color="black", linestyle="--", linewidth=1)
+    errors.set(xscale="log", yscale="log", xlabel="β (price of the rate; CEB's γ = 1/β)")
     errors.set_title(f"test error (%), {number:,} examples", fontsize=10)
     sizes.set(xscale="log", yscale="log", xlabel="training examples")
+    for axis in (errors, sizes):
+        shown = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 90) if t > 0.8 * axis.get_ylim()[0]]
+        shown = [t for t in shown if t < 1.2 * axis.get_ylim()[1]]
+        axis.set_yticks(shown, [f"{t:g}" for t in shown])
+        axis.yaxis.minorticks_off()
     sizes.set_xticks(config.numbers, [f"{n:,}" for n in config.numbers])
     sizes.xaxis.minorticks_off()
     sizes.set_title("test error (%) at the best β of each", fontsize=10)
     plane.set(xlabel="I(X;Z), bracket (nats an example)", ylabel="I(Z;Y), lower bound (nats)")
-    plane.set(xlim=(0, None), ylim=(0, 1.1 * top))
+    plane.set(xlim=(0, right), ylim=(0, 1.1 * top))
     plane.set_title("information plane; dashed: min(I(X;Z), H(Y))", fontsize=10)
     kept.set(xscale="log", xlabel="β (price of the rate)", ylim=(0, None))
     kept.set_title("I(X;Z|Y), by contrast (nats): beyond the label", fontsize=10)

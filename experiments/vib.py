@@ -527,7 +527,8 @@ def _draw_attacks(axis: Any, rows: Rows, config: Config, latent: int) -> None:
             label=label,
         )
     axis.set_title(f"error (%) under attack, {latent} dimensions", fontsize=10)
-    axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
+    axis.set_ylim(0, 140)  # the legend is above
+    axis.set_yticks(range(0, 101, 20))
     title = "pixels from -1 to 1, moved by ε"
     axis.legend(fontsize=8, loc="upper left", ncols=2, title=title, title_fontsize=8)
 
