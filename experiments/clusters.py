@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import iw_jax as iw
-from experiments.common import checks, cost, noisy_cnn, pairs, style, tables
+from experiments.common import checks, cost, epochs, noisy_cnn, pairs, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -190,11 +190,11 @@ def _train(
     params = jax.tree.map(lambda w: jnp.repeat(w[:, None], len(kinds), axis=1), start)
 
     def epoch(number: int, state: Any) -> Any:
-        return noisy_cnn.train_epoch(
+        return epochs.train_epoch(
+            noisy_cnn.loss,
             jax.vmap(jax.random.fold_in, (0, None))(keys, number),
             kinds,
-            inputs,
-            targets,
+            (inputs, targets),
             state,
             optimizer=optimizer,
             batch_size=config.batch_size,

@@ -6,11 +6,10 @@ Two convolutions and two dense layers, tanh, so that S_l lies in [-1, 1] and can
 noise; the logits have none. The shapes are those of the parameters.
 
 A kind of network is (σ, part of the units that dropout sets to 0). Networks of several kinds are
-trained side by side, and those of a seed share start, minibatches and noise.
+trained side by side (`epochs`), and those of a seed share start, minibatches and noise.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -114,54 +113,11 @@ def noise(key: jax.Array, sigma: Any, dropout: Any) -> Callable[[int, jax.Array]
     return disturb
 
 
-@partial(jax.jit, static_argnames=("optimizer", "batch_size"))
-def train_epoch(
-    keys: jax.Array,
-    kinds: jax.Array,
-    inputs: jax.Array,
-    targets: jax.Array,
-    state: Any,
-    *,
-    optimizer: optax.GradientTransformation,
-    batch_size: int,
-) -> Any:
-    """An epoch of all networks: a seed at a time, its M kinds side by side.
-
-    Args:
-      keys: (S,), of this epoch.
-      kinds: (M, 2), (σ, dropout).
-      inputs: (N, H, W, C); what is left of them behind the last whole batch is left out.
-      targets: (N,).
-      state: parameters and those of the optimiser, leaves (S, M, ...).
-      optimizer: of the mean loss.
-      batch_size: examples a step.
-    """
-    steps = len(inputs) // batch_size
-
-    def loss(params: Any, key: jax.Array, chosen: jax.Array, kind: jax.Array) -> jax.Array:
-        out, _ = passed(params, inputs[chosen], noise(key, *kind))
-        return optax.softmax_cross_entropy_with_integer_labels(out, targets[chosen]).mean()
-
-    def train(at: Any) -> Any:
-        key, own = at
-        order = jax.random.permutation(key, len(inputs))[: steps * batch_size]
-
-        def step(state: Any, each: tuple[jax.Array, jax.Array]) -> Any:
-            number, chosen = each
-            own_key = jax.random.fold_in(key, number)
-
-            def member(params: Any, moving: Any, kind: jax.Array) -> Any:
-                gradient = jax.grad(loss)(params, own_key, chosen, kind)
-                updates, moving = optimizer.update(gradient, moving)
-                return optax.apply_updates(params, updates), moving
-
-            params, moving = state
-            return jax.vmap(member)(params, moving, kinds), None
-
-        batches = order.reshape(steps, batch_size)
-        return jax.lax.scan(step, own, (jnp.arange(steps), batches))[0]
-
-    return jax.lax.map(train, (keys, state))
+def loss(params: Any, key: jax.Array, batch: Any, kind: jax.Array) -> jax.Array:
+    """Mean loss of (images, labels) under the noise of a kind (σ, dropout); nats a label."""
+    images, labels = batch
+    out, _ = passed(params, images, noise(key, *kind))
+    return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
 
 
 @jax.jit

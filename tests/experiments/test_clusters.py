@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from experiments import clusters
-from experiments.common import noisy_cnn, pairs
+from experiments.common import epochs, noisy_cnn, pairs
 
 
 @pytest.fixture
@@ -62,8 +62,10 @@ def test_kinds_beside_each_other_take_the_steps_that_each_would_take_alone(netwo
 
     def after(kinds, params):
         moving = jax.vmap(jax.vmap(optimizer.init))(params)
-        return noisy_cnn.train_epoch(
-            keys, kinds, images, labels, (params, moving), optimizer=optimizer, batch_size=12
+        return epochs.train_epoch(
+            *(noisy_cnn.loss, keys, kinds, (images, labels), (params, moving)),
+            optimizer=optimizer,
+            batch_size=12,
         )[0]
 
     together = after(kinds, state[0])

@@ -1,0 +1,163 @@
+"""Encoders and decoders of variational bottlenecks, their training, and what they keep."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common import epochs, tables
+from experiments.common.context import Context
+from iw_jax import bottleneck, data, nets
+
+SHIFT = 5.0  # scale = softplus(rho - SHIFT): codes begin with little noise
+MEASURED = ("information", "conditional_information", "label_information", "rate", "distortion")
+
+
+class Coder(NamedTuple):
+    """A bottleneck of dense layers.
+
+    Attributes:
+      init: (key, inputs) -> params.
+      model: what the library measures.
+    """
+
+    init: Callable[[jax.Array, jax.Array], Any]
+    model: bottleneck.Bottleneck
+
+
+@functools.cache  # static arguments are known by identity
+def coder(num_classes: int, widths: tuple[int, ...], latent: int, conditional: bool) -> Coder:
+    """An mlp to mean and scale of e(z|x), a linear decoder, and one b(z|y) for each class.
+
+    Args:
+      num_classes: K.
+      widths: hidden units of the encoder.
+      latent: dimensions of z.
+      conditional: whether there are b(z|y). Each is N(0, I) where params["conditional"] is 0, so
+        that VIB is a member of a sweep like the others.
+    """
+    body = nets.mlp(2 * latent, widths=widths)
+    head = nets.mlp(num_classes, widths=())
+
+    def init(key: jax.Array, inputs: jax.Array) -> Any:
+        encoding, decoding = jax.random.split(key)
+        params = {
+            "encoder": body.init(encoding, inputs),
+            "decoder": head.init(decoding, jnp.zeros((1, latent))),
+        }
+        if conditional:
+            params["backward"] = {
+                "mean": jnp.zeros((num_classes, latent)),
+                "log_scale": jnp.zeros((num_classes, latent)),
+            }
+        return params
+
+    def encode(params: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, rho = jnp.split(body.apply_fn(params["encoder"], inputs), 2, axis=-1)
+        return mean, jax.nn.softplus(rho - SHIFT)
+
+    def decode(params: Any, z: jax.Array) -> jax.Array:
+        return head.apply_fn(params["decoder"], z)
+
+    def backward(params: Any, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        own = jax.tree.map(lambda leaf: params["conditional"] * leaf[targets], params["backward"])
+        return own["mean"], jnp.exp(own["log_scale"])
+
+    model = bottleneck.Bottleneck(encode, decode, backward if conditional else None)
+    return Coder(init, model)
+
+
+@functools.cache
+def optimizer(
+    learning_rate: float, steps_an_epoch: int, decay: float
+) -> optax.GradientTransformation:
+    """Adam of the VIB paper: β1 = 0.5, the rate times 0.97 every two epochs; weights averaged."""
+    rate = optax.exponential_decay(learning_rate, 2 * steps_an_epoch, 0.97, staircase=True)
+    return optax.chain(optax.adam(rate, b1=0.5), epochs.averaging(decay))
+
+
+def train(
+    loss: epochs.Loss,
+    start: Any,
+    settings: Any,
+    examples: Any,
+    context: Context,
+    config: Any,
+    *,
+    keys: jax.Array,
+    stage: str,
+    own: Any = None,
+    rows: jax.Array | None = None,
+) -> Any:
+    """Averaged weights, leaves (S, M, ...), of starts (S, ...); resumes epoch by epoch.
+
+    Args:
+      loss: of a batch.
+      start: weights, leaves (S, ...); members of a seed begin at the same ones.
+      settings: leaves (M, ...).
+      examples: as for `epochs.train_epoch`, like `own` and `rows`.
+      context: of the run.
+      config: with `num_epochs`, `batch_size`, `learning_rate` and `decay`.
+      keys: (S,).
+      stage: name of the bar and of the checkpoints.
+      own: see `examples`.
+      rows: see `examples`.
+    """
+    members = len(jax.tree.leaves(settings)[0])
+    steps = len(jax.tree.leaves(examples)[0]) // config.batch_size
+    adam = optimizer(config.learning_rate, steps, config.decay)
+    params = jax.tree.map(lambda w: jnp.repeat(w[:, None], members, axis=1), start)
+
+    def epoch(number: int, state: Any) -> Any:
+        return epochs.train_epoch(
+            loss,
+            jax.vmap(jax.random.fold_in, (0, None))(keys, number),
+            settings,
+            examples,
+            state,
+            optimizer=adam,
+            batch_size=config.batch_size,
+            own=own,
+            rows=rows,
+        )
+
+    state = params, jax.jit(jax.vmap(jax.vmap(adam.init)))(params)
+    return epochs.averaged(context.iterate(epoch, state, config.num_epochs, stage)[1])
+
+
+def scaled(dataset: data.Dataset) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """'train' and 'test' -> (inputs, targets); pixels from -1, black, to 1, white."""
+    low, high = dataset.train_inputs.min(), dataset.train_inputs.max()
+    return {
+        part: (jnp.asarray(2 * (inputs - low) / (high - low) - 1), jnp.asarray(targets))
+        for part, inputs, targets in (
+            ("train", dataset.train_inputs, dataset.train_targets),
+            ("test", dataset.test_inputs, dataset.test_targets),
+        )
+    }
+
+
+def columns(found: bottleneck.BottleneckInformation) -> list[dict[str, float]]:
+    """The columns of every member, of an evaluation with leaves (M, ...)."""
+    found = jax.tree.map(np.asarray, found)
+    values = {}
+    for name in (*MEASURED, "error", "single_error"):
+        estimate, unit = getattr(found, name), "_nats" if name in MEASURED else ""
+        values[f"{name}{unit}"] = estimate.value
+        values[f"{name}{unit}_stderr"] = estimate.stderr
+        if name.endswith("information") and name != "label_information":
+            values[f"{name}_upper_nats"] = estimate.bracket_upper
+    return [
+        {name: float(value[i]) for name, value in values.items()}
+        for i in range(len(found.error.value))
+    ]
+
+
+def label_entropy(rows: tables.Rows) -> float:
+    """H(Y) of the test labels, nats: what distortion and the bound of I(Z;Y) add up to."""
+    row = next(row for row in rows if row["part"] == "test")
+    return row["label_information_nats"] + row["distortion_nats"]

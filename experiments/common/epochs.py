@@ -1,0 +1,93 @@
+"""Epochs of training for networks side by side, whatever their loss: minibatches are shared.
+
+Networks are laid out as seeds by members. A seed has its minibatches, in an order of its own, and
+its key in every step; members share both, and differ in a setting (a price, a kind of noise).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# (params, key, batch, setting) -> what a step differentiates
+Loss = Callable[[Any, jax.Array, Any, Any], jax.Array]
+
+
+@partial(jax.jit, static_argnames=("loss", "optimizer", "batch_size"))
+def train_epoch(
+    loss: Loss,
+    keys: jax.Array,
+    settings: Any,
+    examples: Any,
+    state: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    own: Any = None,
+    rows: jax.Array | None = None,
+) -> Any:
+    """An epoch of all networks: a seed at a time, its M members side by side.
+
+    Args:
+      loss: mean over a batch; static, define it once. Of seeds with examples of their own, it is
+        given (shared, own).
+      keys: (S,), of this epoch.
+      settings: leaves (M, ...).
+      examples: leaves (N, ...); what is left behind the last whole batch is left out.
+      state: parameters and those of the optimiser, leaves (S, M, ...).
+      optimizer: of the loss.
+      batch_size: examples a step.
+      own: what only one seed knows of the examples, leaves (S, N, ...).
+      rows: (S, N), the examples that a seed goes through, an example as often as it is there.
+    """
+    count = len(jax.tree.leaves(examples)[0])
+    steps = count // batch_size
+
+    def train(at: Any) -> Any:
+        key, start, extra, places = at
+        order = jax.random.permutation(key, count)[: steps * batch_size]
+        order = order if places is None else places[order]
+
+        def step(state: Any, each: tuple[jax.Array, jax.Array]) -> Any:
+            number, chosen = each
+            own_key = jax.random.fold_in(key, number)
+            given = examples if extra is None else (examples, extra)
+            batch = jax.tree.map(lambda leaf: leaf[chosen], given)
+
+            def member(params: Any, moving: Any, setting: Any) -> Any:
+                gradient = jax.grad(loss)(params, own_key, batch, setting)
+                updates, moving = optimizer.update(gradient, moving, params)
+                return optax.apply_updates(params, updates), moving
+
+            return jax.vmap(member)(*state, settings), None
+
+        batches = order.reshape(steps, batch_size)
+        return jax.lax.scan(step, start, (jnp.arange(steps), batches))[0]
+
+    return jax.lax.map(train, (keys, state, own, rows))
+
+
+def averaging(decay: float) -> optax.GradientTransformation:
+    """Last in a chain: its state is the moving average of the weights, `averaged(moving)`.
+
+    Over the last 1/(1 - decay) steps or so, and over all steps while there are fewer.
+    """
+
+    def init(params: Any) -> Any:
+        return jnp.zeros(()), params
+
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        number, average = state
+        share = jnp.maximum(1 - decay, 1 / (number + 1))
+        stepped = optax.apply_updates(params, updates)
+        return updates, (number + 1, optax.incremental_update(stepped, average, share))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(moving: Any) -> Any:
+    """The averaged weights, from the state of a chain that ends with `averaging`."""
+    return moving[-1][1]
