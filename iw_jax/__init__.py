@@ -3,6 +3,7 @@
 See the README for a start, docs/theory.md for which function holds which formula.
 """
 
+from iw_jax import bottleneck as bottleneck
 from iw_jax import compiler as compiler
 from iw_jax.activations import EffectiveInformation as EffectiveInformation
 from iw_jax.activations import NoisyInformation as NoisyInformation

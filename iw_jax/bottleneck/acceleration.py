@@ -2,8 +2,8 @@ r"""Fixed points of maps that never increase an objective, by guarded Anderson a
 
 Blahut-Arimoto and EM are such maps. Near a fixed point they are linear with a symmetric Jacobian J
 (in a metric they bring along), 0 ⪯ J ⪯ 1 at a minimum, so that each iteration multiplies the error
-by the largest eigenvalue of J: by β/β_c just below a transition, thousands of iterations. Anderson's
-extrapolation,
+by the largest eigenvalue of J: by β/β_c just below a transition, which makes thousands of
+iterations. Anderson's extrapolation,
 
     z⁺ = z + f - Σ_i a_i (Δz_i + Δf_i),    f = G(z) - z,    a = argmin ‖f - Σ_i a_i Δf_i‖,
 

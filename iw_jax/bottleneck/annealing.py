@@ -2,12 +2,11 @@ r"""Solutions along β, each started from the one before; and where they bifurca
 
 At every β the equations are solved from the neighbour's solution. If a cluster is unstable then
 (`growth` above 1) and a place is free, it is split in two halves that deviate a little along its
-leading deviation, and the equations are solved again. So clusters split where they lose stability on
-the way up and merge by themselves on the way down, and no random perturbation is needed. Where the
-two ways differ, the transition is of first order: hysteresis.
+leading deviation, and the equations are solved again. So clusters split where they lose stability
+on the way up and merge by themselves on the way down, and no random perturbation is needed. Where
+the two ways differ, the transition is of first order: hysteresis.
 """
 
-import itertools
 from functools import partial
 from typing import Any
 
@@ -18,10 +17,12 @@ from jax.scipy.special import logsumexp
 
 from iw_jax import checks, trees
 from iw_jax.bottleneck import critical, discrete, sources
-from iw_jax.bottleneck.discrete import Bottleneck
+from iw_jax.bottleneck.discrete import MAX_STEPS, TOLERANCE, Bottleneck
 from iw_jax.bottleneck.sources import Source
 
-_DEVIATION = 0.01  # of each half from its cluster: F shows it above rounding where growth is 1 + 1e-6
+_DEVIATION = (
+    0.01  # of each half from its cluster: F shows it above rounding where growth is 1 + 1e-6
+)
 _UNSTABLE = 1 + 1e-6  # growth from which clusters are split
 
 
@@ -32,12 +33,13 @@ class Bifurcation:
     Attributes:
       beta: where.
       clusters: numbers of distinct clusters before and after, along the path.
-      rates: I(X;Xh) just before and just after, nats; they agree unless it is of first order.
+      rate: I(X;Xh) just before, nats. Of a falling path that comes to one cluster it is near 0
+        unless the transition is of first order.
     """
 
     beta: float
     clusters: tuple[int, int]
-    rates: tuple[float, float]
+    rate: float
 
 
 def anneal(
@@ -48,8 +50,8 @@ def anneal(
     num_clusters: int | None = None,
     key: jax.Array | None = None,
     start: Any = None,
-    tolerance: float = 1e-11,
-    max_steps: int = 100_000,
+    tolerance: float = TOLERANCE,
+    max_steps: int = MAX_STEPS,
 ) -> Bottleneck:
     """Local minima of F along a path of β, with warm starts.
 
@@ -92,8 +94,9 @@ def anneal(
 def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bifurcation]:
     """Where along a path the number of clusters changes, by bisection.
 
-    Between neighbours whose numbers differ β is halved, each time annealed from the near side in
-    one step. What changes between two halvings more than once counts as one bifurcation.
+    Between neighbours whose numbers differ β is halved, each time solved from the near side.
+    Clusters merge where they are no longer told apart, and split where one is unstable. What
+    happens between two neighbours counts as one bifurcation.
 
     Args:
       joint: p(x, y), (X, Y), of the path.
@@ -101,8 +104,7 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
       rtol: relative accuracy of β.
 
     Returns:
-      In the order of the path. If clusters merge, β is where they are no longer told apart; if they
-      split, where they are unstable.
+      In the order of the path.
 
     Raises:
       ValueError: for a path of one solution, or as `iw.bottleneck.blahut_arimoto`.
@@ -110,39 +112,38 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
     checks.between("rtol", rtol, 0, 1)
     if np.ndim(path.beta) != 1 or len(path.beta) < 2:
         raise ValueError(
-            f"path must have at least two solutions along β, got beta of shape {np.shape(path.beta)}"
+            f"path must have two solutions or more, got beta of shape {np.shape(path.beta)}"
         )
-    counts = np.asarray(path.num_clusters)
-    found = []
-    for i, j in itertools.pairwise(range(len(counts))):
-        if counts[i] == counts[j]:
-            continue
-        near, far = _at(path, i), _at(path, j)
-        while abs(far.beta - near.beta) > rtol * near.beta:
-            half = _follow(joint, near, float(np.sqrt(near.beta * far.beta)))
-            near, far = (half, far) if half.num_clusters == near.num_clusters else (near, half)
-        found.append(
-            Bifurcation(
-                float(far.beta),
-                (int(near.num_clusters), int(far.num_clusters)),
-                (float(near.rate), float(far.rate)),
-            )
-        )
-    return found
+    places = np.flatnonzero(np.diff(path.num_clusters))
+    return [_bisected(joint, _at(path, i), _at(path, i + 1), rtol) for i in places]
 
 
 def _at(path: Bottleneck, i: int) -> Bottleneck:
     return jax.tree.map(lambda x: x[i], path)
 
 
-def _follow(joint: Any, solution: Bottleneck, beta: float) -> Bottleneck:
-    """The solution at another β, one step of annealing away."""
+def _bisected(joint: Any, near: Bottleneck, far: Bottleneck, rtol: float) -> Bifurcation:
+    first, beta = near, float(far.beta)
+    while abs(beta - near.beta) > rtol * near.beta:
+        half = _followed(joint, near, float(np.sqrt(near.beta * beta)))
+        if half.num_clusters == first.num_clusters and _unstable(half) == _unstable(first):
+            near = half
+        else:
+            beta = float(half.beta)
+    return Bifurcation(beta, (int(first.num_clusters), int(far.num_clusters)), float(near.rate))
+
+
+def _unstable(solution: Bottleneck) -> bool:
+    return bool(np.max(solution.growth) > _UNSTABLE)
+
+
+def _followed(joint: Any, solution: Bottleneck, beta: float) -> Bottleneck:
+    """The solution at another β, nothing split."""
     with sources.widest() as finish:
         source = sources.checked(joint, solution.dual)
         z = jnp.concatenate([solution.log_marginal[:, None], solution.log_decoder], 1)
-        betas = jnp.array([beta], float)
-        path = _path(source, discrete.normalised(z), betas, solution.dual, 1e-11, 100_000)
-        return _at(finish(path), 0)
+        arguments = discrete.normalised(z), jnp.array(beta, float), solution.dual
+        return finish(discrete.solution_from(source, *arguments, TOLERANCE, MAX_STEPS))
 
 
 def _direction(betas: Any) -> bool:
@@ -195,14 +196,12 @@ def _settled(source, z, beta, dual, tolerance, max_steps):
     return z, change, steps
 
 
-def split(
-    source: Source, z: jax.Array, beta: jax.Array, dual: bool
-) -> tuple[jax.Array, jax.Array]:
+def split(source: Source, z: jax.Array, beta: jax.Array, dual: bool) -> tuple[jax.Array, jax.Array]:
     """Unstable clusters halved, as far as places are free; and whether there were any.
 
     Equal clusters are made one first, which frees places.
     """
-    _, log_marginal, back = discrete._clusters(source, z, beta, dual)
+    _, log_marginal, back = discrete.clusters(source, z, beta, dual)
     numbers = jnp.arange(len(z))
     owner = discrete.owners(back, log_marginal)
     mine = owner == numbers

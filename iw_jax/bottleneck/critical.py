@@ -6,9 +6,9 @@ factor β σ² an iteration, at most, where σ is a singular value of a matrix o
     IB      sqrt(p(x|xh)) (p(y|x) - p(y|xh)) / sqrt(p(y|xh))            the largest
     dualIB  sqrt(p(x|xh)) L(x, y) sqrt(p(y|xh))                         the largest
 
-with L = log p(y|x) centred over x by p(x|xh), then over y by p(y|xh). So the cluster is stable up to
-β = 1/σ². A single cluster that holds all of X, p(x|xh) = p(x), gives the first transition; for IB σ
-is then the Hirschfeld-Gebelein-Rényi maximal correlation of X and Y.
+with L = log p(y|x) centred over x by p(x|xh), then over y by p(y|xh). So the cluster is stable up
+to β = 1/σ². A single cluster that holds all of X, p(x|xh) = p(x), gives the first transition; for
+IB σ is then the Hirschfeld-Gebelein-Rényi maximal correlation of X and Y.
 """
 
 from typing import Any

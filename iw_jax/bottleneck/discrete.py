@@ -26,6 +26,7 @@ from iw_jax.bottleneck.acceleration import Evaluation, fixed_point
 from iw_jax.bottleneck.sources import Source, dot
 
 SAME = 1e-4  # total variation of p(x|xh) below which two clusters are one
+TOLERANCE, MAX_STEPS = 1e-11, 100_000
 NEGLIGIBLE = 1e-9  # p(xh) of a cluster that is not counted
 _MIXING = 0.05  # of all others into the first decoders: D is finite, and nothing is decided yet
 
@@ -44,7 +45,7 @@ class Bottleneck:
       distortion: E D, nats; for IB it is I(X;Y) - I(Y;Xh).
       functional: F = rate + β distortion, nats.
       growth: (T,), by how much an iteration drives two halves of a cluster apart: one that has a
-        spare duplicate splits if it is above 1.
+        spare duplicate splits if it is above 1. 0 for one of no probability.
       num_clusters: those that differ, and have a probability.
       steps: iterations.
       residual: of the equations: max_x Σ_xh |p(xh|x) - p(xh|x) after one more iteration|.
@@ -74,8 +75,9 @@ class Bottleneck:
 
     @property
     def critical_betas(self) -> Any:
-        """β at which each cluster, if it stayed as it is, could split: (T,)."""
-        return self.beta / self.growth.T if np.ndim(self.beta) == 0 else self.beta[..., None] / self.growth
+        """β from which each cluster, staying as it is, could split; inf if it is empty: (T,)."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(self.beta)[..., None] / self.growth
 
 
 def blahut_arimoto(
@@ -86,8 +88,8 @@ def blahut_arimoto(
     num_clusters: int | None = None,
     key: jax.Array | None = None,
     start: Any = None,
-    tolerance: float = 1e-11,
-    max_steps: int = 100_000,
+    tolerance: float = TOLERANCE,
+    max_steps: int = MAX_STEPS,
 ) -> Bottleneck:
     """A local minimum of F at one β.
 
@@ -122,11 +124,14 @@ def blahut_arimoto(
     with sources.widest(joint, beta, key, start) as finish:
         source = sources.checked(joint, dual)
         z = first_state(source, dual, num_clusters, key, start)
-        return finish(_solution(source, z, jnp.asarray(beta, float), dual, tolerance, max_steps))
+        return finish(
+            solution_from(source, z, jnp.asarray(beta, float), dual, tolerance, max_steps)
+        )
 
 
 @partial(jax.jit, static_argnames=("dual", "tolerance", "max_steps"))
-def _solution(source, z, beta, dual, tolerance, max_steps):
+def solution_from(source, z, beta, dual, tolerance, max_steps):
+    """The solution near a state."""
     z, change, steps = solve(source, z, beta, dual, tolerance, max_steps)
     return describe(source, z, beta, dual, steps, change <= floored(tolerance, z.dtype))
 
@@ -248,21 +253,22 @@ def _state_of(source: Source, dual: bool, start: Any, num_clusters: int | None) 
         values = np.asarray(start, np.float64)
         if not (np.all(values >= 0) and np.allclose(values.sum(1), 1, atol=1e-5)):
             raise ValueError("start must be p(xh|x): not negative, with rows that sum to 1")
-    together = (jnp.asarray(start, float) * jnp.exp(source.log_p_x)[:, None]).T
-    marginal = together.sum(1)
-    held = marginal > 0
-    back = together / jnp.where(held, marginal, 1)[:, None]
-    log_marginal = jnp.where(held, jnp.log(jnp.where(held, marginal, 1)), -jnp.inf)
-    back = jnp.where(held[:, None], back, jnp.exp(source.log_p_x))
+    _, log_marginal, back = posterior_of(source, start)
     state = jnp.concatenate([log_marginal[:, None], sources.decoder(source, back, dual)], 1)
     return normalised(state)
+
+
+def posterior_of(source: Source, encoder: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log p(xh|x), (T, X), log p(xh), (T,), and p(x|xh), (T, X); p(x) for an empty cluster."""
+    log_encoder = jnp.log(jnp.asarray(encoder, float).T)
+    return _posterior(source, log_encoder)
 
 
 def describe(
     source: Source, z: jax.Array, beta: jax.Array, dual: bool, steps: Any, converged: Any
 ) -> Bottleneck:
     """The solution at a state: its encoder, and all that follows from that."""
-    log_encoder, log_marginal, back = _clusters(source, z, beta, dual)
+    log_encoder, log_marginal, back = clusters(source, z, beta, dual)
     log_decoder = sources.decoder(source, back, dual)
     p_x, encoder = jnp.exp(source.log_p_x), jnp.exp(log_encoder)
     marginal = jnp.exp(log_marginal)
@@ -282,8 +288,8 @@ def describe(
         relevance=dot(told.sum(1), marginal),
         distortion=distortion,
         functional=rate + beta * distortion,
-        growth=beta * sigma2,
-        num_clusters=distinct(back, log_marginal).sum(),
+        growth=jnp.where(log_marginal > np.log(NEGLIGIBLE), beta * sigma2, 0),
+        num_clusters=(owners(back, log_marginal) == jnp.arange(len(back))).sum(),
         steps=steps,
         residual=jnp.abs(again - encoder).sum(0).max(),
         converged=converged,
@@ -291,17 +297,17 @@ def describe(
     )
 
 
-def _clusters(source: Source, z: jax.Array, beta: jax.Array, dual: bool):
+def clusters(source: Source, z: jax.Array, beta: jax.Array, dual: bool):
     """log p(xh|x), (T, X); log p(xh), (T,); p(x|xh), (T, X)."""
-    log_encoder = jax.nn.log_softmax(_scores(source, z, beta, dual), axis=0)
+    return _posterior(source, jax.nn.log_softmax(_scores(source, z, beta, dual), axis=0))
+
+
+def _posterior(source: Source, log_encoder: jax.Array):
     log_together = log_encoder + source.log_p_x
     log_marginal = logsumexp(log_together, axis=1)
-    return log_encoder, log_marginal, jnp.exp(log_together - log_marginal[:, None])
-
-
-def distinct(back: jax.Array, log_marginal: jax.Array) -> jax.Array:
-    """Which clusters have a probability and no equal before them: (T,)."""
-    return owners(back, log_marginal) == jnp.arange(len(back))
+    held = (log_marginal > -jnp.inf)[:, None]
+    back = jnp.where(held, log_together - jnp.where(held, log_marginal[:, None], 0), source.log_p_x)
+    return log_encoder, log_marginal, jnp.exp(back)
 
 
 def owners(back: jax.Array, log_marginal: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp, xlogy
 
-from iw_jax import trees
+from iw_jax import checks, trees
 
 HIGHEST = jax.lax.Precision.HIGHEST
 dot = partial(jnp.dot, precision=HIGHEST)
@@ -56,8 +56,7 @@ def checked(joint: Any, dual: bool) -> Source:
     """
     if np.ndim(joint) != 2 or min(np.shape(joint)) < 2:
         raise ValueError(
-            "joint must be p(x, y) as (X, Y), at least two of each, got shape "
-            f"{np.shape(joint)}"
+            f"joint must be p(x, y) as (X, Y), at least two of each, got shape {np.shape(joint)}"
         )
     if trees.is_concrete(joint):
         _check_numbers(np.asarray(joint, np.float64), dual)
@@ -79,7 +78,7 @@ def _check_numbers(joint: np.ndarray, dual: bool) -> None:
     empty = np.flatnonzero(joint.sum(1) == 0)
     if empty.size:
         raise ValueError(
-            f"joint must give every x a probability, got none for x = {empty[0]}; leave that row out"
+            f"joint must give every x a probability, got none for x = {empty[0]}; leave it out"
         )
     if dual and joint.min() == 0:
         x, y = np.argwhere(joint == 0)[0]
@@ -100,8 +99,6 @@ def with_floor(joint: Any, floor: float) -> np.ndarray:
     Raises:
       ValueError: if floor is not between 0 and 1, or as `iw.bottleneck.blahut_arimoto`.
     """
-    from iw_jax import checks
-
     checks.between("floor", floor, 0, 1)
     checked(joint, dual=False)
     joint = np.asarray(joint, np.float64)
