@@ -47,7 +47,7 @@ class _State(NamedTuple):
     points: jax.Array  # (memory, ...) differences of accepted points
     steps: jax.Array  # (memory, ...) and of their f
     stored: jax.Array  # since the memory began; -1: not even a point
-    count: jax.Array
+    spent: jax.Array  # evaluations
 
 
 def fixed_point(
@@ -105,20 +105,20 @@ def fixed_point(
         plain = jnp.array(not memory) | (s.stored < 0)
         return _State(
             trial, plain, s.trial, step, at.objective, at.change,
-            points, steps, s.stored + 1, s.count + 1,
+            points, steps, s.stored + 1, s.spent + 1,
         )  # fmt: skip
 
     def _rejected(s: _State) -> _State:
         return s._replace(
             trial=s.point + s.step, plain=jnp.array(True), change=infinity,
-            points=history, steps=history, stored=jnp.array(-1), count=s.count + 1,
+            points=history, steps=history, stored=jnp.array(-1), spent=s.spent + 1,
         )  # fmt: skip
 
     def going(s: _State) -> jax.Array:
-        return (s.change > tolerance) & (s.count < max_steps)
+        return (s.change > tolerance) & (s.spent < max_steps)
 
     end = jax.lax.while_loop(going, body, first)
-    return end.point, end.change, end.count
+    return end.point, end.change, end.spent
 
 
 def _extrapolation(points: Any, steps: Any, step: Any, metric: Any) -> jax.Array:

@@ -115,7 +115,7 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
             f"path must have two solutions or more, got beta of shape {np.shape(path.beta)}"
         )
     places = np.flatnonzero(np.diff(path.num_clusters))
-    return [_bisected(joint, _at(path, i), _at(path, i + 1), rtol) for i in places]
+    return [_bisected(joint, _at(path, int(i)), _at(path, int(i) + 1), rtol) for i in places]
 
 
 def _at(path: Bottleneck, i: int) -> Bottleneck:
@@ -158,6 +158,7 @@ def _direction(betas: Any) -> bool:
     return bool(len(steps) and steps[0] > 0)
 
 
+@partial(jax.jit, static_argnames=("dual", "places"))
 def _single(source: Source, dual: bool, places: int) -> jax.Array:
     """The trivial solution: one cluster holds all of X, and all places are like it."""
     back = jnp.exp(source.log_p_x)[None]

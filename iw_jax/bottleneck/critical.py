@@ -11,6 +11,7 @@ to β = 1/σ². A single cluster that holds all of X, p(x|xh) = p(x), gives the 
 IB σ is then the Hirschfeld-Gebelein-Rényi maximal correlation of X and Y.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ def first_critical_beta(joint: Any, *, dual: bool = False) -> Any:
         return finish(_first(sources.checked(joint, dual), dual))
 
 
+@partial(jax.jit, static_argnames="dual")
 def _first(source: Source, dual: bool) -> jax.Array:
     back = jnp.exp(source.log_p_x)[None]
     log_decoder = sources.decoder(source, back, dual)

@@ -231,15 +231,20 @@ def first_state(
                 "chooses among them; or give a start"
             )
         checks.key("key", key)
-        p_x = jnp.exp(source.log_p_x)
+    return _around_single(source, key, size, dual)
+
+
+@partial(jax.jit, static_argnames=("size", "dual"))
+def _around_single(source: Source, key: jax.Array | None, size: int, dual: bool) -> jax.Array:
+    p_x = jnp.exp(source.log_p_x)
+    number, dtype = len(p_x), p_x.dtype
+    if size < number:
         chosen = jax.random.choice(key, number, (size,), replace=False, p=p_x)
-        marginal = jnp.full(size, -jnp.log(size))
+        marginal = jnp.full(size, -np.log(size), dtype)
     else:
         chosen = jnp.arange(size) % number
-        spare = jnp.arange(size) >= number
-        marginal = jnp.where(spare, empty(source.p_y.dtype), source.log_p_x[chosen])
-    back = jax.nn.one_hot(chosen, number, dtype=source.p_y.dtype)
-    back = (1 - _MIXING) * back + _MIXING * jnp.exp(source.log_p_x)
+        marginal = jnp.where(jnp.arange(size) < number, source.log_p_x[chosen], empty(dtype))
+    back = (1 - _MIXING) * jax.nn.one_hot(chosen, number, dtype=dtype) + _MIXING * p_x
     return jnp.concatenate([marginal[:, None], sources.decoder(source, back, dual)], 1)
 
 
@@ -253,15 +258,19 @@ def _state_of(source: Source, dual: bool, start: Any, num_clusters: int | None) 
         values = np.asarray(start, np.float64)
         if not (np.all(values >= 0) and np.allclose(values.sum(1), 1, atol=1e-5)):
             raise ValueError("start must be p(xh|x): not negative, with rows that sum to 1")
-    _, log_marginal, back = posterior_of(source, start)
+    return _from_encoder(source, jnp.asarray(start, float), dual)
+
+
+@partial(jax.jit, static_argnames="dual")
+def _from_encoder(source: Source, encoder: jax.Array, dual: bool) -> jax.Array:
+    _, log_marginal, back = posterior_of(source, encoder)
     state = jnp.concatenate([log_marginal[:, None], sources.decoder(source, back, dual)], 1)
     return normalised(state)
 
 
 def posterior_of(source: Source, encoder: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """log p(xh|x), (T, X), log p(xh), (T,), and p(x|xh), (T, X); p(x) for an empty cluster."""
-    log_encoder = jnp.log(jnp.asarray(encoder, float).T)
-    return _posterior(source, log_encoder)
+    return _posterior(source, jnp.log(encoder.T))
 
 
 def describe(

@@ -18,9 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 
 from iw_jax import checks, trees
 from iw_jax.bottleneck import discrete, sources
+from iw_jax.bottleneck.sources import Source
 
 _HALVINGS = 60  # of the interval of λ: to rounding
 
@@ -52,11 +54,14 @@ def error_exponent(joint: Any, encoder: Any) -> ErrorExponent:
     """
     with sources.widest(joint, encoder) as finish:
         source = sources.checked(joint, dual=True)
-        _, log_marginal, back = discrete.posterior_of(source, encoder)
-        mean = sources.dot(back, source.log_p_y)
-        exponents = -jax.scipy.special.logsumexp(mean, axis=1)
-        weights = jnp.exp(log_marginal)
-        return finish(ErrorExponent(sources.dot(weights, exponents), exponents))
+        return finish(_exponents(source, jnp.asarray(encoder, float)))
+
+
+@jax.jit
+def _exponents(source: Source, encoder: jax.Array) -> ErrorExponent:
+    _, log_marginal, back = discrete.posterior_of(source, encoder)
+    exponents = -logsumexp(sources.dot(back, source.log_p_y), axis=1)
+    return ErrorExponent(sources.dot(jnp.exp(log_marginal), exponents), exponents)
 
 
 def chernoff_information(p: Any, q: Any) -> Any:

@@ -7,8 +7,8 @@ whose eigenvalues are the signal-to-noise ratios snr_i, components go their own 
     I(X;Xh) = ½ Σ_active log(u snr_i),       I(Y;Xh) = ½ Σ_active [log(1 + snr_i) - log(1 + 1/u)]
 
 The geometric mean of Gaussians of one covariance is such a Gaussian, so dualIB is rate-distortion
-with weighted squared errors: reverse water-filling, u the inverse water level. Both trace one curve,
-the most that Xh can know of Y for what it knows of X.
+with weighted squared errors: reverse water-filling, u the inverse water level. Both trace one
+curve, the most that Xh can know of Y for what it knows of X.
 """
 
 from typing import Any

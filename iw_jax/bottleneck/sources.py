@@ -60,7 +60,11 @@ def checked(joint: Any, dual: bool) -> Source:
         )
     if trees.is_concrete(joint):
         _check_numbers(np.asarray(joint, np.float64), dual)
-    joint = jnp.asarray(joint, float)
+    return _parts(jnp.asarray(joint, float))
+
+
+@jax.jit
+def _parts(joint: jax.Array) -> Source:
     joint = joint / joint.sum()
     p_x = joint.sum(1)
     p_y = joint / p_x[:, None]
