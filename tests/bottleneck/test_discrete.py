@@ -184,8 +184,9 @@ def test_a_gaussian_on_a_grid_has_the_gaussian_bottleneck(dual, beta):
         joint = np.maximum(joint, 1e-280)
         joint /= joint.sum()
     beta = beta - dual
-    s = iw.bottleneck.blahut_arimoto(joint, beta, dual=dual)
-    expected = iw.bottleneck.gaussian_information([2.0], beta, dual=dual)
+    # The best Xh is continuous: of 61 clusters most only fade, and slowly.
+    s = iw.bottleneck.blahut_arimoto(joint, beta, dual=dual, max_steps=300)
+    expected = iw.bottleneck.gaussian_information(np.array([2.0]), beta, dual=dual)
     np.testing.assert_allclose([s.rate, s.relevance], expected, atol=1e-3)
 
 
