@@ -1,9 +1,9 @@
 """The information bottleneck and its dual: where clusters split, and what they know.
 
-Xh is as short a description of X as possible that keeps what X says about Y: min I(X;Xh) + β E D. IB
-measures D by D(p(y|x) ‖ p(y|xh)), dualIB the other way round. As β rises the clusters xh split one by
+Xh is as short a description of X as possible that keeps what X says about Y: min I(X;Xh) + β E D.
+IB takes D(p(y|x) ‖ p(y|xh)), dualIB the other way round. As β rises the clusters xh split one by
 one; the first split has a closed form for both, from a singular value. Three kinds of problem: that
-of the dualIB paper (five x, two labels), random joints, and digits, X a cell of the plane of their
+of the dualIB paper (five x, two labels), random joints, and images, X a cell of the space of their
 first principal components. Every path is annealed down and up in β, so that first-order transitions
 show as hysteresis; and the stability of the trivial solution is measured by perturbing it.
 
@@ -100,7 +100,7 @@ def cells(images: np.ndarray, components: int, bins: int) -> np.ndarray:
     """The cell of each image, (N,): quantiles of its first principal components."""
     flat = np.float64(images).reshape(len(images), -1)
     flat = flat - flat.mean(0)
-    values, axes = np.linalg.eigh(flat.T @ flat)
+    _, axes = np.linalg.eigh(flat.T @ flat)
     places = flat @ axes[:, ::-1][:, :components]
     edges = np.quantile(places, np.arange(1, bins) / bins, axis=0)
     digits = (places[:, None] >= edges).sum(1)
@@ -462,7 +462,7 @@ LOOKS = {"IB": (style.BLUE, "o", "-"), "dualIB": (style.ORANGE, "s", "--")}
 
 
 def plot(rows: Rows, config: Config) -> Any:
-    """Bifurcation diagrams and plane of the toy problem; hysteresis; plane and exponent of images."""
+    """Diagrams and plane of the toy problem; hysteresis; plane and exponent of images."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.6))
@@ -524,7 +524,7 @@ def _draw_plane(axis: Any, rows: Rows, problem: str, title: str) -> None:
 
 def _draw_hysteresis(axis: Any, rows: Rows) -> None:
     names = [p for p in problems(rows) if p.startswith("random")]
-    for shift, (method, (colour, marker, _)) in zip((-0.15, 0.15), LOOKS.items(), strict=True):
+    for shift, (method, (colour, _, _)) in zip((-0.15, 0.15), LOOKS.items(), strict=True):
         at = np.arange(len(names)) + shift
         low, high = np.array([hysteresis(rows, p, method) for p in names]).T
         axis.vlines(at, low, high, color=colour, linewidth=4, alpha=0.35)

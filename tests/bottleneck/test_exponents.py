@@ -87,10 +87,10 @@ def test_no_encoder_of_the_same_rate_has_a_smaller_exponent_than_dual_ib():
     ib = iw.bottleneck.anneal(joint, np.geomspace(200, 1, 60))
     order = np.argsort(dual.rate)
     for i in range(0, 60, 7):
-        least = np.interp(
-            ib.rate[i], dual.rate[order], dual.distortion[order]
-        )  # convex: from above
-        assert iw.bottleneck.error_exponent(joint, np.exp(ib.log_encoder[i])).nats > least - 5e-3
+        # Chords of a convex curve lie above it.
+        least = np.interp(ib.rate[i], dual.rate[order], dual.distortion[order])
+        told = iw.bottleneck.error_exponent(joint, np.exp(ib.log_encoder[i]))
+        assert told.nats > least - 5e-3
 
 
 @pytest.mark.parametrize(
