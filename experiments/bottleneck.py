@@ -125,7 +125,7 @@ def information(joint: np.ndarray) -> float:
 # ------------------------------------------------------------------------------- measurements
 
 
-@partial(jax.jit, static_argnames="dual")
+@jax.jit
 def stable_up_to(source: sources.Source, noise: jax.Array, dual: bool) -> jax.Array:
     """β at which a small deviation of two equal halves of X neither grows nor dies, by halving."""
 
@@ -495,7 +495,7 @@ def _draw_bifurcations(axis: Any, rows: Rows, method: str) -> None:
         label = "further bifurcations" if k == 0 else None
         axis.axvline(np.log2(place), color=style.GREEN, linestyle="-.", linewidth=1, label=label)
     axis.set(xlabel="log2 β", ylabel="p(y = 1 | cluster)", title=f"{method}, toy problem")
-    axis.legend(fontsize=7.5, loc="upper left")
+    axis.legend(fontsize=7.5, loc="lower left", frameon=True, framealpha=0.95, edgecolor="none")
 
 
 def _draw_plane(axis: Any, rows: Rows, problem: str, title: str) -> None:

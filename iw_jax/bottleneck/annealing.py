@@ -24,6 +24,7 @@ _DEVIATION = (
     0.01  # of each half from its cluster: F shows it above rounding where growth is 1 + 1e-6
 )
 _UNSTABLE = 1 + 1e-6  # growth from which clusters are split
+_CLOSER = 16  # β, at least, between two neighbours
 
 
 @trees.record
@@ -33,13 +34,12 @@ class Bifurcation:
     Attributes:
       beta: where.
       clusters: numbers of distinct clusters before and after, along the path.
-      rate: I(X;Xh) just before, nats. Of a falling path that comes to one cluster it is near 0
-        unless the transition is of first order.
+      rates: I(X;Xh) just before and after, nats; far apart if the transition is of first order.
     """
 
     beta: float
     clusters: tuple[int, int]
-    rate: float
+    rates: tuple[float, float]
 
 
 def anneal(
@@ -88,15 +88,14 @@ def anneal(
         else:
             z = discrete.first_state(source, dual, num_clusters, key, start)
         betas = jnp.asarray(betas, float)
-        return finish(_path(source, z, betas, dual, tolerance, max_steps))
+        return discrete.named(finish(_path(source, z, betas, dual, tolerance, max_steps)), dual)
 
 
 def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bifurcation]:
-    """Where along a path the number of clusters changes, by bisection.
+    """Where along a path the number of clusters changes, located between the β of the path.
 
-    Between neighbours whose numbers differ β is halved, each time solved from the near side.
-    Clusters merge where they are no longer told apart, and split where one is unstable. What
-    happens between two neighbours counts as one bifurcation.
+    Between neighbours whose numbers differ the path is annealed again, on as many β as it has, and
+    so on. The first change between two neighbours counts, others are not looked for.
 
     Args:
       joint: p(x, y), (X, Y), of the path.
@@ -107,43 +106,34 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
       In the order of the path.
 
     Raises:
-      ValueError: for a path of one solution, or as `iw.bottleneck.blahut_arimoto`.
+      ValueError: for a path of one solution, or as `iw.bottleneck.anneal`.
     """
     checks.between("rtol", rtol, 0, 1)
     if np.ndim(path.beta) != 1 or len(path.beta) < 2:
         raise ValueError(
             f"path must have two solutions or more, got beta of shape {np.shape(path.beta)}"
         )
-    places = np.flatnonzero(np.diff(path.num_clusters))
-    return [_bisected(joint, _at(path, int(i)), _at(path, int(i) + 1), rtol) for i in places]
+    found = []
+    for i in _changes(path):
+        near, far = _at(path, i), _at(path, i + 1)
+        while abs(far.beta / near.beta - 1) > rtol:
+            betas = np.geomspace(near.beta, far.beta, max(len(path.beta), _CLOSER))
+            finer = anneal(joint, betas, dual=path.dual, start=near.encoder)
+            places = _changes(finer)
+            if not places:  # first order: in small steps the branch lasts longer
+                break
+            near, far = _at(finer, places[0]), _at(finer, places[0] + 1)
+        numbers = int(near.num_clusters), int(far.num_clusters)
+        found.append(Bifurcation(float(far.beta), numbers, (float(near.rate), float(far.rate))))
+    return found
+
+
+def _changes(path: Bottleneck) -> list[int]:
+    return np.flatnonzero(np.diff(path.num_clusters)).tolist()
 
 
 def _at(path: Bottleneck, i: int) -> Bottleneck:
     return jax.tree.map(lambda x: x[i], path)
-
-
-def _bisected(joint: Any, near: Bottleneck, far: Bottleneck, rtol: float) -> Bifurcation:
-    first, beta = near, float(far.beta)
-    while abs(beta - near.beta) > rtol * near.beta:
-        half = _followed(joint, near, float(np.sqrt(near.beta * beta)))
-        if half.num_clusters == first.num_clusters and _unstable(half) == _unstable(first):
-            near = half
-        else:
-            beta = float(half.beta)
-    return Bifurcation(beta, (int(first.num_clusters), int(far.num_clusters)), float(near.rate))
-
-
-def _unstable(solution: Bottleneck) -> bool:
-    return bool(np.max(solution.growth) > _UNSTABLE)
-
-
-def _followed(joint: Any, solution: Bottleneck, beta: float) -> Bottleneck:
-    """The solution at another β, nothing split."""
-    with sources.widest() as finish:
-        source = sources.checked(joint, solution.dual)
-        z = jnp.concatenate([solution.log_marginal[:, None], solution.log_decoder], 1)
-        arguments = discrete.normalised(z), jnp.array(beta, float), solution.dual
-        return finish(discrete.solution_from(source, *arguments, TOLERANCE, MAX_STEPS))
 
 
 def _direction(betas: Any) -> bool:
@@ -158,15 +148,15 @@ def _direction(betas: Any) -> bool:
     return bool(len(steps) and steps[0] > 0)
 
 
-@partial(jax.jit, static_argnames=("dual", "places"))
-def _single(source: Source, dual: bool, places: int) -> jax.Array:
+@partial(jax.jit, static_argnames=("places",))
+def _single(source: Source, dual: Any, places: int) -> jax.Array:
     """The trivial solution: one cluster holds all of X, and all places are like it."""
     back = jnp.exp(source.log_p_x)[None]
     row = jnp.concatenate([jnp.zeros((1, 1)), sources.decoder(source, back, dual)], 1)
     return jnp.repeat(row, places, 0).at[1:, 0].set(discrete.empty(row.dtype))
 
 
-@partial(jax.jit, static_argnames=("dual", "tolerance", "max_steps"))
+@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
 def _path(source, z, betas, dual, tolerance, max_steps):
     def one(z: jax.Array, beta: jax.Array) -> tuple[jax.Array, Bottleneck]:
         z, change, steps = _settled(source, z, beta, dual, tolerance, max_steps)
@@ -197,7 +187,7 @@ def _settled(source, z, beta, dual, tolerance, max_steps):
     return z, change, steps
 
 
-def split(source: Source, z: jax.Array, beta: jax.Array, dual: bool) -> tuple[jax.Array, jax.Array]:
+def split(source: Source, z: jax.Array, beta: jax.Array, dual: Any) -> tuple[jax.Array, jax.Array]:
     """Unstable clusters halved, as far as places are free; and whether there were any.
 
     Equal clusters are made one first, which frees places.

@@ -11,7 +11,6 @@ to β = 1/σ². A single cluster that holds all of X, p(x|xh) = p(x), gives the 
 IB σ is then the Hirschfeld-Gebelein-Rényi maximal correlation of X and Y.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -45,8 +44,8 @@ def first_critical_beta(joint: Any, *, dual: bool = False) -> Any:
         return finish(_first(sources.checked(joint, dual), dual))
 
 
-@partial(jax.jit, static_argnames="dual")
-def _first(source: Source, dual: bool) -> jax.Array:
+@jax.jit
+def _first(source: Source, dual: Any) -> jax.Array:
     back = jnp.exp(source.log_p_x)[None]
     log_decoder = sources.decoder(source, back, dual)
     rate, _ = deviations(source, back, log_decoder, dual)
@@ -55,7 +54,7 @@ def _first(source: Source, dual: bool) -> jax.Array:
 
 
 def deviations(
-    source: Source, back: jax.Array, log_decoder: jax.Array, dual: bool
+    source: Source, back: jax.Array, log_decoder: jax.Array, dual: Any
 ) -> tuple[jax.Array, jax.Array]:
     """σ² of every cluster, (T,), and how log p(y|xh) deviates as it begins to split, (T, Y).
 
@@ -67,26 +66,26 @@ def deviations(
       log_decoder: log p(y|xh), (T, Y).
       dual: for dualIB.
     """
-    r = jnp.exp(log_decoder)
-    root = jnp.sqrt(r)
-    if dual:
-        mean = dot(back, source.log_p_y)  # E[log p(y|x) | xh]
-        second = jnp.einsum(
-            "tx,xy,xz->tyz", back, source.log_p_y, source.log_p_y, precision=sources.HIGHEST
-        )
-        covariance = second - mean[:, :, None] * mean[:, None]
-        # Centred over y: (1 - 1 r') from both sides.
-        covariance -= jnp.einsum("tyz,tz->ty", covariance, r, precision=sources.HIGHEST)[..., None]
-        covariance -= jnp.einsum("tyz,ty->tz", covariance, r, precision=sources.HIGHEST)[:, None]
-        gram = root[:, :, None] * covariance * root[:, None]
-    else:
-        # Differences before products: of a weak dependence nothing is lost.
-        def one(back_t, r_t, root_t):
-            B = (source.p_y - r_t) * jnp.sqrt(back_t)[:, None]
-            B = B / jnp.where(root_t > 0, root_t, 1)
-            return dot(B.T, B)
 
-        gram = jax.vmap(one)(back, r, root)
-    values, vectors = jnp.linalg.eigh(gram)
-    direction = vectors[..., -1] / jnp.where(root > 0, root, 1)
-    return jnp.maximum(values[..., -1], 0), direction
+    def gram(cluster: tuple[jax.Array, jax.Array]) -> jax.Array:
+        back, r = cluster
+
+        # Differences before products: of a weak dependence nothing is lost.
+        def of_dual() -> jax.Array:
+            L = source.log_p_y - dot(back, source.log_p_y)
+            return (L - dot(L, r)[:, None]) * jnp.sqrt(r)
+
+        def of_ib() -> jax.Array:
+            return (source.p_y - r) * _inverse_root(r)
+
+        B = sources.either(dual, of_dual, of_ib)
+        return dot(B.T * back, B)
+
+    r = jnp.exp(log_decoder)
+    values, vectors = jnp.linalg.eigh(jax.lax.map(gram, (back, r)))
+    return jnp.maximum(values[..., -1], 0), vectors[..., -1] * _inverse_root(r)
+
+
+def _inverse_root(r: jax.Array) -> jax.Array:
+    """1/sqrt(r), and 0 for a label that does not occur."""
+    return jnp.where(r > 0, 1 / jnp.sqrt(jnp.where(r > 0, r, 1)), 0)

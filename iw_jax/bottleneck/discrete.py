@@ -27,7 +27,7 @@ from iw_jax.bottleneck.sources import Source, dot
 
 SAME = 1e-4  # total variation of p(x|xh) below which two clusters are one
 TOLERANCE, MAX_STEPS = 1e-11, 100_000
-NEGLIGIBLE = 1e-9  # p(xh) of a cluster that is not counted
+NEGLIGIBLE = 1e-7  # p(xh) of a cluster that is not counted: one that fades is left there, converged
 _MIXING = 0.05  # of all others into the first decoders: D is finite, and nothing is decided yet
 
 
@@ -129,7 +129,7 @@ def blahut_arimoto(
         )
 
 
-@partial(jax.jit, static_argnames=("dual", "tolerance", "max_steps"))
+@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
 def solution_from(source, z, beta, dual, tolerance, max_steps):
     """The solution near a state."""
     z, change, steps = solve(source, z, beta, dual, tolerance, max_steps)
@@ -140,7 +140,7 @@ def solution_from(source, z, beta, dual, tolerance, max_steps):
 # The state is log p(xh) beside log p(y|xh), (T, 1 + Y).
 
 
-def iterate(source: Source, z: jax.Array, beta: jax.Array, dual: bool) -> Evaluation:
+def iterate(source: Source, z: jax.Array, beta: jax.Array, dual: Any) -> Evaluation:
     """One round: encoder, marginal, decoder. The objective is F = -Σ_x p(x) log Z(x, β)."""
     scores = _scores(source, z, beta, dual)
     top = scores.max(0)
@@ -169,7 +169,7 @@ def iterate(source: Source, z: jax.Array, beta: jax.Array, dual: bool) -> Evalua
     return Evaluation(after, -dot(p_x, top + jnp.log(Z)), change, metric)
 
 
-def _scores(source: Source, z: jax.Array, beta: jax.Array, dual: bool) -> jax.Array:
+def _scores(source: Source, z: jax.Array, beta: jax.Array, dual: Any) -> jax.Array:
     """log p(xh) - β D, (T, X)."""
     return z[:, :1] - beta * sources.divergence(source, z[:, 1:], dual)
 
@@ -196,7 +196,7 @@ def solve(
     source: Source,
     z: jax.Array,
     beta: jax.Array,
-    dual: bool,
+    dual: Any,
     tolerance: float,
     max_steps: int,
     memory: int = 10,
@@ -234,8 +234,8 @@ def first_state(
     return _around_single(source, key, size, dual)
 
 
-@partial(jax.jit, static_argnames=("size", "dual"))
-def _around_single(source: Source, key: jax.Array | None, size: int, dual: bool) -> jax.Array:
+@partial(jax.jit, static_argnames=("size",))
+def _around_single(source: Source, key: Any, size: int, dual: Any) -> jax.Array:
     p_x = jnp.exp(source.log_p_x)
     number, dtype = len(p_x), p_x.dtype
     if size < number:
@@ -261,8 +261,8 @@ def _state_of(source: Source, dual: bool, start: Any, num_clusters: int | None) 
     return _from_encoder(source, jnp.asarray(start, float), dual)
 
 
-@partial(jax.jit, static_argnames="dual")
-def _from_encoder(source: Source, encoder: jax.Array, dual: bool) -> jax.Array:
+@jax.jit
+def _from_encoder(source: Source, encoder: jax.Array, dual: Any) -> jax.Array:
     _, log_marginal, back = posterior_of(source, encoder)
     state = jnp.concatenate([log_marginal[:, None], sources.decoder(source, back, dual)], 1)
     return normalised(state)
@@ -274,7 +274,7 @@ def posterior_of(source: Source, encoder: Any) -> tuple[jax.Array, jax.Array, ja
 
 
 def describe(
-    source: Source, z: jax.Array, beta: jax.Array, dual: bool, steps: Any, converged: Any
+    source: Source, z: jax.Array, beta: jax.Array, dual: Any, steps: Any, converged: Any
 ) -> Bottleneck:
     """The solution at a state: its encoder, and all that follows from that."""
     log_encoder, log_marginal, back = clusters(source, z, beta, dual)
@@ -302,11 +302,16 @@ def describe(
         steps=steps,
         residual=jnp.abs(again - encoder).sum(0).max(),
         converged=converged,
-        dual=dual,
+        dual=False,  # traced here; see `named`
     )
 
 
-def clusters(source: Source, z: jax.Array, beta: jax.Array, dual: bool):
+def named(solution: Bottleneck, dual: bool) -> Bottleneck:
+    """The solution of a program that serves both, with which of them it was asked for."""
+    return trees.replace(solution, dual=dual)
+
+
+def clusters(source: Source, z: jax.Array, beta: jax.Array, dual: Any):
     """log p(xh|x), (T, X); log p(xh), (T,); p(x|xh), (T, X)."""
     return _posterior(source, jax.nn.log_softmax(_scores(source, z, beta, dual), axis=0))
 

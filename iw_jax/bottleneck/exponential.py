@@ -113,7 +113,10 @@ def dual_from_statistics(
         # A cluster's statistics are those of its x.
         _, log_marginal, back = discrete.clusters(source, z, jnp.asarray(beta, float), True)
         z = jnp.concatenate([log_marginal[:, None], dot(back, family.statistics)], 1)
-        return finish(_solution(source, family, z, jnp.asarray(beta, float), tolerance, max_steps))
+        beta = jnp.asarray(beta, float)
+        return discrete.named(
+            finish(_solution(source, family, z, beta, tolerance, max_steps)), dual=True
+        )
 
 
 @partial(jax.jit, static_argnames=("tolerance", "max_steps"))

@@ -110,18 +110,35 @@ def with_floor(joint: Any, floor: float) -> np.ndarray:
     return (1 - floor) * joint + floor * joint.sum(1, keepdims=True) / joint.shape[1]
 
 
-def decoder(source: Source, back: jax.Array, dual: bool) -> jax.Array:
+def either(dual: Any, of_dual: Callable[[], Any], of_ib: Callable[[], Any]) -> Any:
+    """What dualIB or IB needs, inside the one program that serves both (`dual` is traced there)."""
+    if isinstance(dual, bool):
+        return of_dual() if dual else of_ib()
+    return jax.lax.cond(dual, of_dual, of_ib)
+
+
+def decoder(source: Source, back: jax.Array, dual: Any) -> jax.Array:
     """log p(y|xh), (T, Y), from p(x|xh), (T, X): arithmetic mean for IB, geometric for dualIB."""
-    if dual:
+
+    def arithmetic() -> jax.Array:
+        tiny = jnp.finfo(back.dtype).tiny
+        return jnp.log(jnp.maximum(dot(back, source.p_y), tiny))
+
+    def geometric() -> jax.Array:
         mean = dot(back, source.log_p_y)
         return mean - logsumexp(mean, axis=1, keepdims=True)
-    tiny = jnp.finfo(back.dtype).tiny
-    return jnp.log(jnp.maximum(dot(back, source.p_y), tiny))
+
+    return either(dual, geometric, arithmetic)
 
 
-def divergence(source: Source, log_decoder: jax.Array, dual: bool) -> jax.Array:
+def divergence(source: Source, log_decoder: jax.Array, dual: Any) -> jax.Array:
     """D of x to xh, (T, X), nats: D(p(y|x) ‖ p(y|xh)) for IB, the other way for dualIB."""
-    if dual:
+
+    def to_x() -> jax.Array:
         r = jnp.exp(log_decoder)
         return jnp.sum(r * log_decoder, 1)[:, None] - dot(r, source.log_p_y.T)
-    return source.negentropy - dot(log_decoder, source.p_y.T)
+
+    def from_x() -> jax.Array:
+        return source.negentropy - dot(log_decoder, source.p_y.T)
+
+    return either(dual, to_x, from_x)

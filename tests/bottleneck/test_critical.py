@@ -85,7 +85,7 @@ def test_the_leading_singular_value_is_that_of_the_references_matrices(seed, dua
     np.testing.assert_allclose(first(joint, dual), 1 / sigma**2, rtol=1e-9)
 
 
-@partial(jax.jit, static_argnames=("dual", "steps"))
+@partial(jax.jit, static_argnames=("steps",))
 def grown(source, beta, dual, steps=60):
     """Factor of a small deviation from the trivial encoder in the last of many iterations."""
     rng = np.random.default_rng(1)

@@ -114,7 +114,7 @@ def test_f_never_increases_along_iterations(dual, memory):
     assert values[-1] < values[0] - 1e-3
 
 
-SOLVE = jax.jit(discrete.solve, static_argnames=("dual", "tolerance", "memory"))
+SOLVE = jax.jit(discrete.solve, static_argnames=("tolerance", "memory"))
 
 
 @BOTH
