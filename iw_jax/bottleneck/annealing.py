@@ -24,7 +24,8 @@ _DEVIATION = (
     0.01  # of each half from its cluster: F shows it above rounding where growth is 1 + 1e-6
 )
 _UNSTABLE = 1 + 1e-6  # growth from which clusters are split
-_CLOSER = 16  # β, at least, between two neighbours
+_CLOSER = 16  # β from one neighbour to the other
+_SPLIT_STEPS = 3000  # that a cluster splits is known long before where its halves end
 
 
 @trees.record
@@ -34,7 +35,8 @@ class Bifurcation:
     Attributes:
       beta: where.
       clusters: numbers of distinct clusters before and after, along the path.
-      rates: I(X;Xh) just before and after, nats; far apart if the transition is of first order.
+      rates: I(X;Xh) just before and, not quite converged, after it; nats. Far apart if the
+        transition is of first order.
     """
 
     beta: float
@@ -94,8 +96,8 @@ def anneal(
 def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bifurcation]:
     """Where along a path the number of clusters changes, located between the β of the path.
 
-    Between neighbours whose numbers differ the path is annealed again, on as many β as it has, and
-    so on. The first change between two neighbours counts, others are not looked for.
+    Between neighbours whose numbers differ the path is annealed again, in smaller steps, and so on.
+    The first change between two neighbours counts, others are not looked for.
 
     Args:
       joint: p(x, y), (X, Y), of the path.
@@ -113,19 +115,25 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
         raise ValueError(
             f"path must have two solutions or more, got beta of shape {np.shape(path.beta)}"
         )
-    found = []
-    for i in _changes(path):
-        near, far = _at(path, i), _at(path, i + 1)
-        while abs(far.beta / near.beta - 1) > rtol:
-            betas = np.geomspace(near.beta, far.beta, max(len(path.beta), _CLOSER))
-            finer = anneal(joint, betas, dual=path.dual, start=near.encoder)
-            places = _changes(finer)
-            if not places:  # first order: in small steps the branch lasts longer
-                break
+    return [_located(joint, _at(path, i), _at(path, i + 1), rtol) for i in _changes(path)]
+
+
+def _located(joint: Any, near: Bottleneck, far: Bottleneck, rtol: float) -> Bifurcation:
+    beta = float(far.beta)
+    while abs(beta / near.beta - 1) > rtol:
+        betas = np.geomspace(near.beta, beta, _CLOSER)
+        if not near.dual and betas.min() < 1:
+            break
+        steps = MAX_STEPS if beta < near.beta else _SPLIT_STEPS
+        finer = anneal(joint, betas, dual=near.dual, start=near.encoder, max_steps=steps)
+        places = _changes(finer)
+        if places:
             near, far = _at(finer, places[0]), _at(finer, places[0] + 1)
-        numbers = int(near.num_clusters), int(far.num_clusters)
-        found.append(Bifurcation(float(far.beta), numbers, (float(near.rate), float(far.rate))))
-    return found
+            beta = float(far.beta)
+        else:  # of first order: in smaller steps the branch lasts longer
+            near, beta = _at(finer, -1), beta * beta / float(near.beta)
+    numbers = int(near.num_clusters), int(far.num_clusters)
+    return Bifurcation(beta, numbers, (float(near.rate), float(far.rate)))
 
 
 def _changes(path: Bottleneck) -> list[int]:
