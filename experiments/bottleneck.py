@@ -7,7 +7,7 @@ of the dualIB paper (five x, two labels), random joints, and images, X a cell of
 first principal components. Every path is annealed down and up in β, so that first-order transitions
 show as hysteresis; and the stability of the trivial solution is measured by perturbing it.
 
-Default: under a minute on 2 CPU cores. Papers: Tishby, Pereira & Bialek (physics/0004057); Piran,
+Default: two minutes on 2 CPU cores. Papers: Tishby, Pereira & Bialek (physics/0004057); Piran,
 Shwartz-Ziv & Tishby (arXiv:2006.04641), Figs. 1 and 2.
 """
 
@@ -54,7 +54,7 @@ class Config:
     num_components: int = 3
     num_bins: int = 4
     floor: float = 0.02
-    num_betas: int = 80
+    num_betas: int = 60
     num_joints: int = 10
     num_joint_betas: int = 17
     seed: int = 0
@@ -494,7 +494,9 @@ def _draw_bifurcations(axis: Any, rows: Rows, method: str) -> None:
     for k, place in enumerate(bifurcations(own)[:-1]):
         label = "further bifurcations" if k == 0 else None
         axis.axvline(np.log2(place), color=style.GREEN, linestyle="-.", linewidth=1, label=label)
-    axis.set(xlabel="log2 β", ylabel="p(y = 1 | cluster)", title=f"{method}, toy problem")
+    axis.set(
+        xlabel="log2 β", ylabel="p(y = 1 | cluster)", ylim=(0, 0.95), title=f"{method}, toy problem"
+    )
     axis.legend(fontsize=7.5, loc="lower left", frameon=True, framealpha=0.95, edgecolor="none")
 
 
@@ -536,7 +538,7 @@ def _draw_hysteresis(axis: Any, rows: Rows) -> None:
             for p in names
         ]
         axis.plot(at, ratio, color="black", marker="_", markersize=9, linestyle="",
-                  label="perturbations grow from" if method == "IB" else None)  # fmt: skip
+                  label="perturbations grow from here" if method == "IB" else None)  # fmt: skip
     axis.set_xticks(range(len(names)), [p.split()[1] for p in names])
     axis.set(
         xlabel="random joint", ylabel="β / closed-form β_c",
