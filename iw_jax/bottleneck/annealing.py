@@ -97,7 +97,7 @@ def bifurcations(joint: Any, path: Bottleneck, *, rtol: float = 1e-4) -> list[Bi
     """Where along a path the number of clusters changes, located between the β of the path.
 
     Between neighbours whose numbers differ the path is annealed again, in smaller steps, and so on.
-    The first change between two neighbours counts, others are not looked for.
+    What happens between two neighbours counts as one bifurcation.
 
     Args:
       joint: p(x, y), (X, Y), of the path.
@@ -126,12 +126,15 @@ def _located(joint: Any, near: Bottleneck, far: Bottleneck, rtol: float) -> Bifu
             break
         steps = MAX_STEPS if beta < near.beta else _SPLIT_STEPS
         finer = anneal(joint, betas, dual=near.dual, start=near.encoder, max_steps=steps)
-        places = _changes(finer)
-        if places:
-            near, far = _at(finer, places[0]), _at(finer, places[0] + 1)
+        same = np.flatnonzero(finer.num_clusters == near.num_clusters)
+        if not len(same):
+            break
+        last = int(same[-1])
+        if last + 1 < _CLOSER:
+            near, far = _at(finer, last), _at(finer, last + 1)
             beta = float(far.beta)
         else:  # of first order: in smaller steps the branch lasts longer
-            near, beta = _at(finer, -1), beta * beta / float(near.beta)
+            near, beta = _at(finer, last), beta * beta / float(near.beta)
     numbers = int(near.num_clusters), int(far.num_clusters)
     return Bifurcation(beta, numbers, (float(near.rate), float(far.rate)))
 
