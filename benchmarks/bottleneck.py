@@ -17,7 +17,12 @@ the compilation in it):
     dualIB, iw.bottleneck.anneal     30.2  23.3  33,946  16,409         1.0e-11       100%   1.6e-04
     dualIB, no extrapolation         46.5  61.2  77,325   2,000         4.4e-05        84%   5.8e-04
 
-Where β is large there are many local minima: other random starts end up to 0.2 nats lower in F.
+    β     embo s  embo's F above, nats
+    131      1.2              -3.0e-01
+    24.1     4.8              -5.2e-03
+    4.58     1.0               1.2e-09
+
+One start is one local minimum: where β is large others are better, such as embo's.
 """
 
 import argparse
