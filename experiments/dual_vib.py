@@ -183,7 +183,7 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
 
 
 @functools.cache  # static arguments are known by identity
-def _loss(model: bottleneck.Bottleneck) -> Any:
+def _loss(model: bottleneck.VariationalBottleneck) -> Any:
     def loss(params: Any, key: jax.Array, batch: Any, setting: jax.Array) -> jax.Array:
         (inputs, targets), log_noise = batch
         beta, dual, conditional, noise = setting
@@ -296,7 +296,7 @@ def _log_predictions(network: nets.Network, params: Any, inputs: jax.Array) -> j
 
 def _columns(
     config: Config,
-    model: bottleneck.Bottleneck,
+    model: bottleneck.VariationalBottleneck,
     key: jax.Array,
     params: Any,
     parts: dict[str, tuple[jax.Array, jax.Array]],
@@ -320,7 +320,7 @@ def _columns(
 @partial(jax.jit, static_argnames=("model", "num_contrasted"))
 def _evaluate(
     key: jax.Array,
-    model: bottleneck.Bottleneck,
+    model: bottleneck.VariationalBottleneck,
     params: Any,
     inputs: jax.Array,
     targets: jax.Array,

@@ -130,7 +130,7 @@ def _coder(config: Config, dataset: data.Dataset, latent: int) -> coders.Coder:
 
 
 @functools.cache  # static arguments are known by identity
-def _loss(model: bottleneck.Bottleneck) -> Any:
+def _loss(model: bottleneck.VariationalBottleneck) -> Any:
     def loss(params: Any, key: jax.Array, batch: Any, beta: jax.Array) -> jax.Array:
         return bottleneck.bottleneck_terms(key, model, params, *batch, beta=beta).objective
 
@@ -163,13 +163,15 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
     return found
 
 
-def _as_task(model: bottleneck.Bottleneck, inputs: jax.Array, targets: jax.Array) -> iw.Task:
+def _as_task(
+    model: bottleneck.VariationalBottleneck, inputs: jax.Array, targets: jax.Array
+) -> iw.Task:
     mean = lambda params, x: model.decode(params, model.encode(params, x)[0])  # noqa: E731
     return iw.Task(mean, model.likelihood, inputs, targets)
 
 
 def _task_loss(
-    model: bottleneck.Bottleneck, key: jax.Array, batch: iw.Task, params: Any
+    model: bottleneck.VariationalBottleneck, key: jax.Array, batch: iw.Task, params: Any
 ) -> jax.Array:
     return _loss(model)(params, key, (batch.inputs, batch.targets), jnp.ones(()))
 
@@ -203,7 +205,7 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
 
 def _columns(
     config: Config,
-    model: bottleneck.Bottleneck,
+    model: bottleneck.VariationalBottleneck,
     key: jax.Array,
     params: Any,
     parts: dict[str, tuple[jax.Array, jax.Array]],
@@ -247,7 +249,7 @@ def _columns(
 @partial(jax.jit, static_argnames=("model", "num_contrasted"))
 def _evaluate(
     key: jax.Array,
-    model: bottleneck.Bottleneck,
+    model: bottleneck.VariationalBottleneck,
     params: Any,
     betas: jax.Array,
     inputs: jax.Array,
@@ -271,7 +273,7 @@ def _evaluate(
 @partial(jax.jit, static_argnames="model")
 def _attacked(
     key: jax.Array,
-    model: bottleneck.Bottleneck,
+    model: bottleneck.VariationalBottleneck,
     params: Any,
     inputs: jax.Array,
     targets: jax.Array,
@@ -295,7 +297,7 @@ def _attacked(
 
 @partial(jax.jit, static_argnames="model")
 def _codes(
-    model: bottleneck.Bottleneck, params: Any, inputs: jax.Array
+    model: bottleneck.VariationalBottleneck, params: Any, inputs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Means and scales of every member, (M, N, d) each."""
     return jax.vmap(lambda own: model.encode(own, inputs))(params)

@@ -26,7 +26,7 @@ class Coder(NamedTuple):
     """
 
     init: Callable[[jax.Array, jax.Array], Any]
-    model: bottleneck.Bottleneck
+    model: bottleneck.VariationalBottleneck
 
 
 @functools.cache  # static arguments are known by identity
@@ -67,7 +67,7 @@ def coder(num_classes: int, widths: tuple[int, ...], latent: int, conditional: b
         own = jax.tree.map(lambda leaf: params["conditional"] * leaf[targets], params["backward"])
         return own["mean"], jnp.exp(own["log_scale"])
 
-    model = bottleneck.Bottleneck(encode, decode, backward if conditional else None)
+    model = bottleneck.VariationalBottleneck(encode, decode, backward if conditional else None)
     return Coder(init, model)
 
 

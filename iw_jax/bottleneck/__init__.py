@@ -1,14 +1,31 @@
-"""Information bottlenecks."""
+"""Information bottlenecks: of a known p(x, y), and around encoders that are trained."""
 
+from iw_jax.bottleneck.annealing import Bifurcation as Bifurcation
+from iw_jax.bottleneck.annealing import anneal as anneal
+from iw_jax.bottleneck.annealing import bifurcations as bifurcations
 from iw_jax.bottleneck.attacks import fast_gradient_sign as fast_gradient_sign
 from iw_jax.bottleneck.contrastive import contrastive_information as contrastive_information
+from iw_jax.bottleneck.critical import first_critical_beta as first_critical_beta
+from iw_jax.bottleneck.discrete import Solution as Solution
+from iw_jax.bottleneck.discrete import blahut_arimoto as blahut_arimoto
 from iw_jax.bottleneck.evaluation import BottleneckInformation as BottleneckInformation
 from iw_jax.bottleneck.evaluation import evaluate_bottleneck as evaluate_bottleneck
+from iw_jax.bottleneck.exponential import ExponentialFamily as ExponentialFamily
+from iw_jax.bottleneck.exponential import dual_from_statistics as dual_from_statistics
+from iw_jax.bottleneck.exponential import exponential_family as exponential_family
+from iw_jax.bottleneck.exponents import ErrorExponent as ErrorExponent
+from iw_jax.bottleneck.exponents import chernoff_information as chernoff_information
+from iw_jax.bottleneck.exponents import error_exponent as error_exponent
+from iw_jax.bottleneck.gaussian import gaussian_critical_betas as gaussian_critical_betas
+from iw_jax.bottleneck.gaussian import gaussian_frontier as gaussian_frontier
+from iw_jax.bottleneck.gaussian import gaussian_information as gaussian_information
+from iw_jax.bottleneck.gaussian import signal_to_noise as signal_to_noise
 from iw_jax.bottleneck.label_noise import gaussian_label_noise as gaussian_label_noise
 from iw_jax.bottleneck.label_noise import label_smoothing as label_smoothing
 from iw_jax.bottleneck.label_noise import log_label_noise as log_label_noise
-from iw_jax.bottleneck.variational import Bottleneck as Bottleneck
+from iw_jax.bottleneck.sources import with_floor as with_floor
 from iw_jax.bottleneck.variational import BottleneckTerms as BottleneckTerms
+from iw_jax.bottleneck.variational import VariationalBottleneck as VariationalBottleneck
 from iw_jax.bottleneck.variational import bottleneck_terms as bottleneck_terms
 from iw_jax.bottleneck.variational import gaussian_kl as gaussian_kl
 from iw_jax.bottleneck.variational import predictive as predictive

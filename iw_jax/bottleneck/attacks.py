@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from iw_jax import checks
-from iw_jax.bottleneck.variational import Bottleneck, predictive
+from iw_jax.bottleneck.variational import VariationalBottleneck, predictive
 from iw_jax.trees import PyTree
 
 
 def fast_gradient_sign(
     key: jax.Array,
-    model: Bottleneck,
+    model: VariationalBottleneck,
     params: PyTree,
     inputs: jax.Array,
     targets: Any,

@@ -10,7 +10,7 @@ import numpy as np
 from iw_jax import checks, trees
 from iw_jax.bottleneck.contrastive import contrasts, in_chunks
 from iw_jax.bottleneck.variational import (
-    Bottleneck,
+    VariationalBottleneck,
     check_model,
     check_prices,
     dual_distortion,
@@ -58,7 +58,7 @@ class BottleneckInformation:
 
 def evaluate_bottleneck(
     key: jax.Array,
-    model: Bottleneck,
+    model: VariationalBottleneck,
     params: PyTree,
     inputs: Any,
     targets: Any,
@@ -125,7 +125,7 @@ def evaluate_bottleneck(
 @partial(jax.jit, static_argnames=("num_samples", "num_contrasted", "batch_size"))
 def _evaluate(
     key: jax.Array,
-    model: Bottleneck,
+    model: VariationalBottleneck,
     params: PyTree,
     inputs: Any,
     targets: jax.Array,

@@ -32,7 +32,7 @@ Gaussians = Callable[[PyTree, Any], tuple[jax.Array, jax.Array]]
 
 
 @trees.record
-class Bottleneck:
+class VariationalBottleneck:
     """Functions that make a variational bottleneck; they are static: define them once.
 
     Attributes:
@@ -69,7 +69,7 @@ class BottleneckTerms:
 
 def bottleneck_terms(
     key: jax.Array,
-    model: Bottleneck,
+    model: VariationalBottleneck,
     params: PyTree,
     inputs: Any,
     targets: Any,
@@ -120,7 +120,12 @@ def bottleneck_terms(
 
 
 def predictive(
-    key: jax.Array, model: Bottleneck, params: PyTree, inputs: Any, *, num_samples: int = 12
+    key: jax.Array,
+    model: VariationalBottleneck,
+    params: PyTree,
+    inputs: Any,
+    *,
+    num_samples: int = 12,
 ) -> jax.Array:
     """Log of the mean of q(y|z) over draws of z, (N, K); nats.
 
@@ -156,7 +161,9 @@ def gaussian_kl(mean: Any, scale: Any, other_mean: Any = 0.0, other_scale: Any =
 # ------------------------------------------------------------------------------------- parts
 
 
-def encoded(model: Bottleneck, params: PyTree, inputs: Any) -> tuple[jax.Array, jax.Array]:
+def encoded(
+    model: VariationalBottleneck, params: PyTree, inputs: Any
+) -> tuple[jax.Array, jax.Array]:
     """Mean and scale of e(z|x), (N, d) each; scales are checked where they are known."""
     mean, scale = model.encode(params, inputs)
     checks.positive("scale, the second that encode returns,", scale)
@@ -164,7 +171,7 @@ def encoded(model: Bottleneck, params: PyTree, inputs: Any) -> tuple[jax.Array, 
 
 
 def rates(
-    model: Bottleneck, params: PyTree, mean: jax.Array, scale: jax.Array, targets: Any
+    model: VariationalBottleneck, params: PyTree, mean: jax.Array, scale: jax.Array, targets: Any
 ) -> jax.Array:
     """KL of every code to what it is compared to, (N,)."""
     if model.backward is None:
@@ -181,7 +188,7 @@ def dual_distortion(logits: jax.Array, log_noise: Any) -> jax.Array:
 
 
 def check_model(
-    model: Bottleneck, params: PyTree, inputs: Any, targets: Any, log_noise: Any
+    model: VariationalBottleneck, params: PyTree, inputs: Any, targets: Any, log_noise: Any
 ) -> None:
     """Raises, before anything is computed, where functions, examples and noise do not fit."""
     mean, scale = jax.eval_shape(model.encode, params, inputs)

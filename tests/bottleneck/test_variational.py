@@ -27,8 +27,8 @@ def by_class(params, targets):
     return params["centres"][targets], params["widths"][targets]
 
 
-VIB = ib.Bottleneck(linear, logits)
-CEB = ib.Bottleneck(linear, logits, by_class)
+VIB = ib.VariationalBottleneck(linear, logits)
+CEB = ib.VariationalBottleneck(linear, logits, by_class)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def frontier(rate):
 
 def gaussian_model(params):
     likelihood = iw.GaussianLikelihood(jnp.exp(params["log_noise"]))
-    return ib.Bottleneck(noisy_linear, regression, likelihood=likelihood)
+    return ib.VariationalBottleneck(noisy_linear, regression, likelihood=likelihood)
 
 
 def noisy_linear(params, x):
@@ -521,12 +521,15 @@ def test_what_is_no_bottleneck_is_named(problem, function, changes, error, messa
     ("model", "message"),
     [
         (
-            ib.Bottleneck(lambda p, x: (x @ p["A"], x), logits),
+            ib.VariationalBottleneck(lambda p, x: (x @ p["A"], x), logits),
             r"\(200, d\) each, got \(200, 2\) and ",
         ),
-        (ib.Bottleneck(lambda _, x: (x[0], x[0]), logits), r"\(200, d\) each, got \(3,\) and"),
         (
-            ib.Bottleneck(linear, logits, lambda *_: (jnp.zeros((200, 5)), 1.0)),
+            ib.VariationalBottleneck(lambda _, x: (x[0], x[0]), logits),
+            r"\(200, d\) each, got \(3,\) and",
+        ),
+        (
+            ib.VariationalBottleneck(linear, logits, lambda *_: (jnp.zeros((200, 5)), 1.0)),
             r"broadcasts to the codes' \(200, 2\), got \(200, 5\)",
         ),
     ],

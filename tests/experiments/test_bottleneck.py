@@ -1,0 +1,81 @@
+"""The experiment: its joints, its measured critical β, what counts as near a bifurcation."""
+
+import numpy as np
+import pytest
+
+import iw_jax as iw
+from experiments import bottleneck
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_the_critical_beta_is_measured_without_its_closed_form(dual):
+    joint = bottleneck.toy()
+    critical = iw.bottleneck.first_critical_beta(joint, dual=dual)
+    found = bottleneck.measured_critical_beta(joint, dual, seed=3)
+    np.testing.assert_allclose(found, critical, rtol=1e-5)
+
+
+def test_the_joints_are_laws():
+    for joint in (bottleneck.toy(), *(bottleneck.random_joint(0, i) for i in range(4))):
+        np.testing.assert_allclose(joint.sum(), 1, rtol=1e-12)
+        assert joint.min() > 0
+    assert bottleneck.random_joint(0, 0).shape == (6, 3)
+    assert bottleneck.random_joint(0, 1).shape == (6, 4)
+    np.testing.assert_allclose(bottleneck.information(bottleneck.toy()), 0.12260, rtol=1e-4)
+
+
+def test_cells_are_quantiles_of_the_directions_that_vary_most():
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    hidden = rng.normal(size=(900, 3)) * [5, 2, 0.1]
+    cell = bottleneck.cells(hidden @ turn + 7, 2, 3)
+    assert set(cell) <= set(range(9))
+    first, second = np.unravel_index(cell, (3, 3))
+    assert list(np.bincount(first)) == list(np.bincount(second)) == [300] * 3
+    # Components have a direction, not a sign.
+    assert abs(np.corrcoef(first, hidden[:, 0])[0, 1]) > 0.85
+    assert abs(np.corrcoef(second, hidden[:, 1])[0, 1]) > 0.85
+
+
+def test_paths_stay_where_ib_has_something_to_find():
+    config = bottleneck.Config()
+    for problem in ("toy", "real", "random 1"):
+        betas = bottleneck.grid(config, problem, 1.05, dual=False)
+        assert np.all(np.diff(betas) < 0)
+        assert betas.min() >= 1
+        assert bottleneck.grid(config, problem, 1.05, dual=True).min() < 1 or problem == "toy"
+
+
+def row(beta, clusters, places=""):
+    return {
+        "problem": "toy", "method": "IB", "way": "down", "beta": beta, "clusters": clusters,
+        "bifurcations": places, "critical_beta": 4.0,
+    }  # fmt: skip
+
+
+def test_a_percent_around_a_bifurcation_is_near_it():
+    rows = [row(b, 2, "12.5 4.0") for b in (3.9, 3.97, 4.03, 4.1, 12.4, 13.0)]
+    near = [bottleneck.near_bifurcation(r, rows) for r in rows]
+    assert near == [False, True, True, False, True, False]
+    rows = [row(9.0, 2), row(9.1, 3), row(12.0, 4)]
+    assert [bottleneck.near_bifurcation(r, rows) for r in rows] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--floor", "0"], "floor must be between 0 and 1, got 0"),
+        (["--num-bins", "1"], "num_bins must be an integer of at least 2, got 1"),
+        (["--num-joints", "0"], "num_joints must be an integer of at least 1, got 0"),
+        (["--num-betas", "3"], "num_betas must be an integer of at least 10, got 3"),
+        (["--dataset", "cats"], "dataset must be"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, tmp_path):
+    never_run("bottleneck")
+    status, text = command_line(
+        "bottleneck", "--preset", "quick", "--results-dir", tmp_path, *flags
+    )
+    assert status != 0
+    assert words in text
+    assert not list(tmp_path.iterdir())
