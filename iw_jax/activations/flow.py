@@ -24,6 +24,7 @@ from iw_jax import checks, parallel, trees
 from iw_jax.activations import linear_fisher
 from iw_jax.activations.linear_fisher import Moments, check_noise, standardisation
 from iw_jax.estimates import Estimate
+from iw_jax.normals import standard_normal
 from iw_jax.trees import PyTree
 
 Layer = Callable[[PyTree, jax.Array], jax.Array]
@@ -76,8 +77,8 @@ def fisher_flow(
     """The Fisher information about θ in a network's input and in each of its layers.
 
     Activations are standardised by a first chunk of samples, and constant ones left out; rows of R
-    are N(0, 1/D), D units wide, c ~ N(0, 1), so that R h and c are of size 1. R and c depend on the
-    key and the layer only: give one key for all epochs. The value reported is that of all features,
+    are N(0, 1/D), D units wide, c ~ N(0, 1), so that R h and c are of size 1. R, c and the samples
+    depend on the key only: give one key for all epochs. The value reported is that of all features,
     whatever the way there: to stop where values agree, or to take the largest, would select.
 
     It has `converged` if its last three values (of three sets of features) are within γ of the last
@@ -229,18 +230,12 @@ class _Expansion:
         return self.activation(_dot(h, self.rows.T) + self.bias)
 
     @staticmethod
-    def fitted(
-        key: jax.Array, h: jax.Array, added: int, activation: Any, biases: bool
-    ) -> "_Expansion":
+    def fitted(h: jax.Array, rows: jax.Array, bias: jax.Array, activation: Any) -> "_Expansion":
         """For activations like h, (2, N, D)."""
-        shift, scale = standardisation(h)
-        mixing, moving = jax.random.split(key)
-        rows = jax.random.normal(mixing, (added, h.shape[-1]), h.dtype) / h.shape[-1] ** 0.5
-        bias = biases * jax.random.normal(moving, (added,), h.dtype)
-        one = jnp.ones(added, h.dtype)
-        raw = _Expansion(shift, scale, rows, bias, 0 * one, one, activation)
-        around, spread = standardisation(raw._expand((h - shift) * scale))
-        return trees.replace(raw, feature_shift=around, feature_scale=spread)
+        one = jnp.ones(len(bias), h.dtype)
+        raw = _Expansion(*standardisation(h), rows, bias, 0 * one, one, activation)
+        shift, scale = standardisation(raw._expand((h - raw.shift) * raw.scale))
+        return trees.replace(raw, feature_shift=shift, feature_scale=scale)
 
 
 _dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -278,17 +273,18 @@ def _moments(
     """Of the features of the input and of every layer, in blocks of chunks * batch_size samples."""
     first, drawing, mixing = jax.random.split(key, 3)
 
-    def activations(key: jax.Array, params: PyTree, number: int) -> list[jax.Array]:
-        """(2, number, D_l), at θ - δ and θ + δ."""
-        below, above = jax.random.split(key)
-        inputs = jnp.concatenate(
-            [sampler(below, theta - delta, number), sampler(above, theta + delta, number)]
-        )
-        return [h.reshape(2, number, -1) for h in _passed(layers, params, inputs)]
+    def activations(key: jax.Array, params: PyTree) -> list[jax.Array]:
+        """(2, batch_size, D_l), at θ - δ and θ + δ."""
+        draw = jax.vmap(lambda key, theta: sampler(key, theta, batch_size))
+        inputs = draw(jax.random.split(key), theta + delta * jnp.array([-1.0, 1.0]))
+        passed = _passed(layers, params, inputs.reshape(-1, *inputs.shape[2:]))
+        return [h.reshape(2, batch_size, -1) for h in passed]
 
+    like = activations(first, params)
+    rows_and_biases = [(jnp.zeros((added, h.shape[-1])), jnp.zeros(added)) for h in like]
     expansions = [
-        _Expansion.fitted(jax.random.fold_in(mixing, i), h, added, activation, biases)
-        for i, h in enumerate(activations(first, params, batch_size))
+        _Expansion.fitted(h, rows / h.shape[-1] ** 0.5, biases * bias, activation)
+        for h, (rows, bias) in zip(like, standard_normal(mixing, rows_and_biases), strict=True)
     ]
 
     def of_block(own: tuple, block: jax.Array) -> Any:
@@ -299,7 +295,7 @@ def _moments(
             return [
                 (sums + z.sum(1), products + _products(z))
                 for (sums, products), h, expand in zip(
-                    state, activations(place, params, batch_size), expansions, strict=True
+                    state, activations(place, params), expansions, strict=True
                 )
                 for z in (expand(h),)
             ], None
