@@ -154,9 +154,10 @@ def fisher_flow(
         checks.finite(f"activations of layer {i}" if i else "samples", moments.sums)
         counts = [size + added for added in num_features]
         paths.append(linear_fisher.information(moments, float(delta), noise, counts))
-    path = jax.tree.map(lambda *x: np.stack(x), *paths)
+    cost = paths[0].cost  # of all layers at once
+    path = trees.replace(jax.tree.map(lambda *x: np.stack(x), *paths), cost=cost)
     first, last = (
-        jax.tree.map(lambda x, at=at: x[:, at] if x.ndim > 1 else x, path) for at in (0, -1)
+        jax.tree.map(lambda x, at=at: x[:, at] if np.ndim(x) else x, path) for at in (0, -1)
     )
     return FisherFlow(
         information=trees.replace(last, converged=settled(np.asarray(path.value), gamma, kappa)),

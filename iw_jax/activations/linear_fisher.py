@@ -110,8 +110,9 @@ def information(moments: Moments, delta: float, noise: float, sizes: Sequence[in
     counts, sums, products = (
         np.asarray(x, np.float64) for x in (moments.counts, moments.sums, moments.products)
     )
-    # Rounding may take as much from an eigenvalue of the correlations, which has to stay above 0.
-    floor = 2 * np.sqrt(products.shape[-1]) * rounded
+    # Rounding may take as much from an eigenvalue of the correlations, which has to stay above 0;
+    # the first is for what is rounded later.
+    floor = max(1e-11, 2 * np.sqrt(products.shape[-1]) * rounded)
     last = np.asarray(sizes) - 1
 
     def without(own: Any) -> np.ndarray:
