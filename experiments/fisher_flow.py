@@ -26,57 +26,13 @@ from scipy import stats
 import iw_jax as iw
 from experiments.common import checks, cost, style, tables
 from experiments.common import config as common
+from experiments.common import fisher_problems as fisher
 from experiments.common.context import Context
+from experiments.common.fisher_problems import PROBLEMS, SAMPLERS, Problem, layers, network
 from experiments.common.tables import Rows
 from iw_jax import data, nets
 
 CHUNK = 2048  # samples that pass at once where errors are measured
-MIXING = np.float32(np.random.default_rng(2509).normal(size=(10, 10)) / 10)
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A law of samples with a parameter θ.
-
-    Attributes:
-      size: coordinates of a sample.
-      information: I(θ) of a sample, the same for all θ.
-      linear: what a linear readout finds of it.
-      reach: θ of the training samples lie from -reach to reach.
-      delta: the information at θ is measured between θ - δ and θ + δ.
-    """
-
-    size: int
-    information: float
-    linear: float
-    reach: float
-    delta: float
-
-
-def _linear() -> float:
-    """J of x = exp(M u), u ~ N(θ 1, I): m'(exp(M M') - 1)⁻¹ m, m = M 1, entry by entry."""
-    M = np.float64(MIXING)
-    return float(M.sum(1) @ np.linalg.solve(np.expm1(M @ M.T), M.sum(1)))
-
-
-PROBLEMS = {
-    "lognormal": Problem(10, 10.0, _linear(), 7.0, 0.1),
-    "gaussian": Problem(256, 256.0, 256.0, 1.0, 0.03),
-}
-
-
-def lognormal(key: jax.Array, theta: Any, number: int) -> jax.Array:
-    """exp(M u), u ~ N(θ 1, I)."""
-    u = theta + jax.random.normal(key, (number, len(MIXING)))
-    return jnp.exp(jnp.matmul(u, MIXING.T, precision=jax.lax.Precision.HIGHEST))
-
-
-def gaussian(key: jax.Array, theta: Any, number: int) -> jax.Array:
-    """16 x 16 pixels N(θ, 1)."""
-    return theta + jax.random.normal(key, (number, 256))
-
-
-SAMPLERS = {"lognormal": lognormal, "gaussian": gaussian}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,35 +53,28 @@ class Config:
       num_records: steps, evenly spaced in their logarithm, at which networks are looked at.
       num_samples: T, at θ - δ and at θ + δ, for the information of layers.
       num_features: random ones added to each layer, at least three, increasing from 0.
-      input_samples: T for the information of the input, of both problems.
-      input_features: random ones added to the log-normal input; the Gaussian one needs none.
-      num_repeats: independent repeats of that.
       seed: root of all randomness.
     """
 
     problem: Literal["lognormal", "gaussian"] = "lognormal"
     num_thetas: int = 21
-    numbers: tuple[int, ...] = (100, 4000)
+    numbers: tuple[int, ...] = (50, 4000)
     widths: tuple[int, ...] = (150, 100, 50, 25)
     num_steps: int = 20_000
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.0
     num_seeds: int = 2
     theta: float = 0.0
-    num_records: int = 9
+    num_records: int = 10
     num_samples: int = 30_000
     num_features: tuple[int, ...] = (0, 50, 100, 200)
-    input_samples: int = 150_000
-    input_features: int = 800
-    num_repeats: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is computed."""
         common.check_fields(self)
-        common.at_least(self, num_thetas=2, num_records=2, num_samples=100, num_repeats=1)
-        common.at_least(self, input_features=8, input_samples=self.input_features + 300)
+        common.at_least(self, num_thetas=2, num_records=2, num_samples=100)
         common.require(
             self.problem in PROBLEMS, "problem", f"one of {', '.join(PROBLEMS)}", self.problem
         )
@@ -161,13 +110,11 @@ PRESETS = {
         numbers=(50, 500),
         widths=(16, 8),
         num_steps=1500,
+        learning_rate=3e-3,
         num_seeds=1,
         num_records=3,
         num_samples=8000,
         num_features=(0, 16, 32),
-        input_samples=5000,
-        input_features=160,
-        num_repeats=1,
     ),
     "default": Config(),
     "paper": Config(
@@ -196,7 +143,7 @@ def load(config: Config, data_dir: Path | None) -> data.Dataset:
         targets = np.tile(places, number)
         u = rng.standard_normal((len(targets), problem.size), np.float32)
         u += np.float32(grid(config))[targets, None]
-        return (np.exp(u @ MIXING.T) if config.problem == "lognormal" else u), targets
+        return (np.exp(u @ fisher.MIXING.T) if config.problem == "lognormal" else u), targets
 
     train, test = draw(config.numbers[-1]), draw(1 + 20_000 // config.num_thetas)
     return data.Dataset(config.problem, *train, *test, num_classes=config.num_thetas)
@@ -209,23 +156,6 @@ def grid(config: Config) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------- training
-
-
-@cache  # static arguments are known by identity
-def network(widths: tuple[int, ...]) -> nets.Network:
-    """One output: the estimate of θ/reach."""
-    return nets.mlp(1, widths=widths)
-
-
-@cache
-def layers(depth: int) -> tuple[Any, ...]:
-    """f_l(params, t) of every layer, the output among them; as `iw.fisher_flow`."""
-
-    def layer(i: int, params: nets.Params, t: jax.Array) -> jax.Array:
-        z = t @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"]
-        return jax.nn.relu(z) if i < depth else z
-
-    return tuple(partial(layer, i) for i in range(depth + 1))
 
 
 @cache  # an optimiser is known by identity too
@@ -307,7 +237,7 @@ def _train(
 # ---------------------------------------------------------------------------------- measurement
 
 COLUMNS = (
-    *("kind", "problem", "number", "seed", "step", "layer", "units", "num_features"),
+    *("problem", "number", "seed", "step", "layer", "units", "num_features"),
     *("information", "information_stderr", "linear", "linear_stderr", "converged"),
     *("train_mse", "test_mse", "mse_at_theta", "mse_at_theta_stderr"),
     *("bias", "bias_stderr", "bias_slope", "bias_slope_stderr"),
@@ -321,10 +251,6 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     """
     ledger = context.ledger("information")
     rows: list[dict[str, Any]] = []
-    inputs = list(itertools.product(PROBLEMS, range(config.num_repeats)))
-    for name, repeat in context.track(inputs, "inputs"):
-        make = lambda name=name, repeat=repeat: _input(config, name, repeat, context)  # noqa: E731
-        rows += ledger.get(f"{name} {repeat}", make)
     history = train(config, dataset, context)
     members = list(itertools.product(config.numbers, range(config.num_seeds)))
     cells = list(itertools.product(range(len(members)), range(len(stops(config)))))
@@ -335,34 +261,6 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
         make = lambda p=params, n=number: _layers(config, dataset, p, n, context)  # noqa: E731
         rows += [about | row for row in ledger.get(f"{member} {i}", make)]
     return [dict.fromkeys(COLUMNS, "") | row for row in rows]
-
-
-def _input(config: Config, name: str, repeat: int, context: Context) -> list[dict[str, Any]]:
-    """The information of the input of a problem, at every number of random features."""
-    problem, most = PROBLEMS[name], config.input_features
-    added = (0, most // 8, most // 4, most // 2, most) if name == "lognormal" else (0, 16, 32)
-    key = jax.random.fold_in(jax.random.key(config.seed), repeat + 1)
-    found = iw.fisher_flow(
-        key,
-        (),
-        (),
-        SAMPLERS[name],
-        config.theta if name == config.problem else 0.0,
-        problem.delta,
-        num_samples=config.input_samples,
-        num_features=added,
-        mesh=context.mesh,
-    )
-    about = {"kind": "input", "problem": name, "seed": repeat, "layer": 0, "units": problem.size}
-    return [
-        about
-        | {"num_features": count, "converged": int(found.information.converged[0])}
-        | {
-            "information": float(found.path.value[0, i]),
-            "information_stderr": float(found.path.stderr[0, i]),
-        }
-        for i, count in enumerate(added)
-    ]
 
 
 def _layers(
@@ -395,14 +293,9 @@ def _layers(
     errors["test_mse"] = float(squares[whole:].mean())
     sizes = [problem.size, *config.widths, 1]
     return [
-        {"kind": "layer", "problem": config.problem, "layer": i, "units": sizes[i]}
+        {"problem": config.problem, "layer": i, "units": sizes[i]}
         | {"num_features": config.num_features[-1]}
-        | {
-            f"{name}{end}": float(getattr(getattr(found, name), part)[i])
-            for name in ("information", "linear")
-            for end, part in (("", "value"), ("_stderr", "stderr"))
-        }
-        | {"converged": int(found.information.converged[i])}
+        | fisher.values(found, i)
         | errors
         for i in range(len(sizes))
     ]
@@ -452,33 +345,22 @@ def _outputs(apply_fn: Any, params: nets.Params, inputs: jax.Array) -> jax.Array
 
 def of_layers(rows: Rows, name: str, number: int) -> np.ndarray:
     """A column of the networks with so many samples, (seeds, steps, layers)."""
-    return tables.grid(
-        rows, name, axes=("seed", "step", "layer"), kind="layer", number=number
-    )
+    return tables.grid(rows, name, axes=("seed", "step", "layer"), number=number)
 
 
 def numbers(rows: Rows) -> list[int]:
     """Training samples of each θ, increasing."""
-    return sorted({row["number"] for row in rows if row["kind"] == "layer"})
+    return sorted({row["number"] for row in rows})
 
 
 def steps(rows: Rows) -> np.ndarray:
     """Those of the table, increasing from 0."""
-    return np.array(sorted({row["step"] for row in rows if row["kind"] == "layer"}))
+    return np.array(sorted({row["step"] for row in rows}))
 
 
 def truth(rows: Rows) -> Problem:
     """The problem that networks are trained on."""
-    return PROBLEMS[next(row["problem"] for row in rows if row["kind"] == "layer")]
-
-
-def inputs(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of features, information of the input and its standard error, mean of repeats."""
-    count, value, stderr = (
-        tables.grid(rows, column, axes=("num_features", "seed"), kind="input", problem=name)
-        for column in ("num_features", "information", "information_stderr")
-    )
-    return count[:, 0], value.mean(1), np.sqrt((stderr**2).sum(1)) / value.shape[1]
+    return PROBLEMS[next(row["problem"] for row in rows)]
 
 
 def crossing(rows: Rows, number: int) -> dict[str, np.ndarray]:
@@ -499,22 +381,8 @@ def crossing(rows: Rows, number: int) -> dict[str, np.ndarray]:
 
 def summarize(rows: Rows, config: Config) -> dict[str, Any]:
     """Informations of inputs and of layers, errors in units of the bound, and where they turn."""
-    result: dict[str, Any] = {"input_information": {}}
-    for name in PROBLEMS:
-        count, value, stderr = inputs(rows, name)
-        result["input_information"][name] = {
-            "exact": PROBLEMS[name].information,
-            "found": [tables.rounded(value[-1]), tables.rounded(stderr[-1])],
-            "by_repeat": [
-                tables.rounded(row["information"])
-                for row in rows
-                if row["kind"] == "input"
-                and row["problem"] == name
-                and row["num_features"] == count[-1]
-            ],
-            "linear_exact": tables.rounded(PROBLEMS[name].linear),
-            "linear": [tables.rounded(value[0]), tables.rounded(stderr[0])],
-        }
+    del config
+    result: dict[str, Any] = {}
     bound = 1 / truth(rows).information
     for number in numbers(rows):
         information = of_layers(rows, "information", number).mean(0)
@@ -540,7 +408,6 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
 def check(rows: Rows, config: Config) -> list[checks.Check]:
     """Inputs have their known information, no layer has more, and errors obey Cramér-Rao."""
     return [
-        *(_check_input(rows, name) for name in PROBLEMS),
         _check_ceiling(rows),
         _check_bound(rows),
         _check_training(rows, config),
@@ -548,28 +415,10 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     ]
 
 
-def _t(comparisons: int) -> float:
-    """Standard errors that a jackknife over 20 blocks may be off, one-sided, in none of them."""
-    return float(stats.t.isf(checks.FALSE_ALARM / comparisons, 19))
-
-
-def _check_input(rows: Rows, name: str) -> checks.Check:
-    exact = PROBLEMS[name].information
-    count, value, stderr = inputs(rows, name)
-    allowed = max(0.03 * exact, _t(8) * stderr[-1])
-    return checks.Check(
-        f"{name}: the input's information is {exact:g}, to 3 % or the standard error's allowance",
-        bool(abs(value[-1] - exact) < allowed),
-        f"{value[-1]:.4g} ± {stderr[-1]:.2g} with {count[-1]:g} random features "
-        f"({value[-1] / exact - 1:+.1%}); linear {value[0]:.4g} ± {stderr[0]:.2g}, exact "
-        f"{PROBLEMS[name].linear:.4g}",
-    )
-
-
 def _check_ceiling(rows: Rows) -> checks.Check:
-    own = [row for row in rows if row["kind"] == "layer"]
+    own = list(rows)
     value, stderr = (tables.column(own, f"information{end}") for end in ("", "_stderr"))
-    exact, t = truth(rows).information, _t(len(own))
+    exact, t = truth(rows).information, fisher.allowance(len(own))
     over = (value - exact) / stderr
     worst = own[int(over.argmax())]
     return checks.Check(
@@ -582,7 +431,7 @@ def _check_ceiling(rows: Rows) -> checks.Check:
 
 
 def lowest(row: Any, information: float) -> tuple[float, float]:
-    """(1 + b')²/I + b², the least MSE at θ of an estimate with this bias, and its standard error."""
+    """(1 + b')²/I + b², the least MSE at θ with this bias, and its standard error."""
     gain = 1 + row["bias_slope"]
     stderr = np.hypot(
         2 * gain / information * row["bias_slope_stderr"], 2 * row["bias"] * row["bias_stderr"]
@@ -591,7 +440,7 @@ def lowest(row: Any, information: float) -> tuple[float, float]:
 
 
 def _check_bound(rows: Rows) -> checks.Check:
-    own = [row for row in rows if row["kind"] == "layer" and row["layer"] == 0]
+    own = [row for row in rows if row["layer"] == 0]
     found = [lowest(row, truth(rows).information) for row in own]
     allowance = float(stats.norm.isf(checks.FALSE_ALARM / len(own)))
     below = [
@@ -652,9 +501,7 @@ def table(rows: Rows) -> str:
         }
         for i, step in enumerate(steps(rows)):
             values = " ".join(f"{v:7.2f}" for v in information[i])
-            errors = " ".join(
-                f"{columns[name][i] / bound:8.3g}" for name in list(columns)[:3]
-            )
+            errors = " ".join(f"{columns[name][i] / bound:8.3g}" for name in list(columns)[:3])
             bias = " ".join(f"{columns[name][i]:7.3f}" for name in list(columns)[3:])
             lines.append(f"{number:8d} {step:7d} {values} {errors} {bias}")
     return "\n".join(lines)
@@ -673,7 +520,7 @@ def plot(rows: Rows, config: Config) -> Any:
         _draw_training(row[0], rows, number)
         _draw_errors(row[1], rows, number)
     _draw_layers(axes[0, 2], rows, many)
-    _draw_inputs(axes[1, 2], rows)
+    _draw_layers(axes[1, 2], rows, few)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=9
     )
@@ -714,15 +561,14 @@ def _draw_errors(axis: Any, rows: Rows, number: int) -> None:
         style.band(axis, step, values, color=colour, linestyle=dash, label=said)
     output = 1 / of_layers(rows, "information", number)[:, :, -1].clip(1e-9).mean(0)
     axis.plot(step, output, color=style.PURPLE, marker="s", linestyle=":", label="1/I(output)")
-    own = [r for r in rows if r["kind"] == "layer" and r["number"] == number and r["layer"] == 0]
+    own = [r for r in rows if r["number"] == number and r["layer"] == 0]
     least = [
         np.mean([lowest(r, problem.information)[0] for r in own if r["step"] == s]) for s in step
     ]
     axis.plot(step, least, color=style.GREY, marker="^", linewidth=1, label="(1 + b')²/I + b²")
     _bound(axis, 1 / problem.information, "1/I(input)")
-    top = of_layers(rows, "test_mse", number).max()
     axis.set(yscale="log", ylabel="mean squared error (θ²)")
-    axis.set_ylim(0.2 / problem.information, 2 * top)
+    axis.set_ylim(0.2 / problem.information, 200 / problem.information)
     axis.set_title(f"{number:,} samples of each θ", fontsize=10)
     axis.legend(fontsize=8)
     _step_axis(axis, rows)
@@ -746,32 +592,18 @@ def _draw_layers(axis: Any, rows: Rows, number: int) -> None:
     axis.legend(fontsize=8)
 
 
-def _draw_inputs(axis: Any, rows: Rows) -> None:
-    looks = {"lognormal": (style.BLUE, "o"), "gaussian": (style.ORANGE, "s")}
-    for name, (colour, marker) in looks.items():
-        count, value, stderr = inputs(rows, name)
-        exact = PROBLEMS[name].information
-        axis.errorbar(
-            count, value / exact, 1.96 * stderr / exact, color=colour, marker=marker, capsize=3,
-            label=f"{name}, exact {exact:g}",
-        )  # fmt: skip
-    _bound(axis, 1.0, "exact")
-    axis.set(xlabel="random features added", ylabel="information of the input / exact")
-    axis.set_xscale("symlog", linthresh=16)
-    axis.set_title("information of the inputs", fontsize=10)
-    axis.legend(fontsize=8, loc="lower right")
-
-
 def _bound(axis: Any, value: float, said: str) -> None:
     axis.axhline(value, color="black", linestyle=":", linewidth=1)
     axis.annotate(
-        said, (0.02, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8
-    )
+        said, (0.98, value), (0, 4), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", fontsize=8,
+    )  # fmt: skip
 
 
 def _step_axis(axis: Any, rows: Rows) -> None:
-    axis.set_xscale("symlog", linthresh=float(steps(rows)[1]))  # step 0 is there too
-    axis.set(xlabel="step of Adam", xlim=(0, None))
+    first = float(steps(rows)[1])
+    axis.set_xscale("symlog", linthresh=first)  # step 0 is there too
+    axis.set(xlabel="step of Adam", xlim=(-first / 20, None))
 
 
 if __name__ == "__main__":

@@ -90,9 +90,7 @@ def test_intervals_cover_that_of_skewed_features():
 
 @pytest.mark.parametrize("m", [0.0, 2.0])
 def test_a_rectified_gaussian_unit(m):
-    expected = Phi(m) ** 2 / (
-        (m**2 + 1) * Phi(m) + m * phi(m) - (m * Phi(m) + phi(m)) ** 2
-    )
+    expected = Phi(m) ** 2 / ((m**2 + 1) * Phi(m) + m * phi(m) - (m * Phi(m) + phi(m)) ** 2)
     np.testing.assert_allclose(expected, {0.0: 0.7335, 2.0: 0.99461}[m], atol=1e-4)
     pair = [np.maximum(x + m, 0) for x in gaussian(0, 200_000, 1, 0.05)]
     near(iw.linear_fisher_information(*pair, 0.05), expected)
