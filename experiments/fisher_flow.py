@@ -108,7 +108,7 @@ PRESETS = {
     "quick": Config(
         num_thetas=11,
         numbers=(50, 500),
-        widths=(16, 8),
+        widths=(16,),
         num_steps=1500,
         learning_rate=3e-3,
         num_seeds=1,

@@ -6,10 +6,11 @@ bounds it from below, and comes up to it as nonlinear features are added:
 
     I = sup over φ of J of φ(h),      φ(h) = [h, a(R h + c)]
 
-with random R and c, and a function a of every number. More features are appended to fewer, so that J of all these sets comes from one
-covariance, and does not fall as they grow but for its noise.
+with random R and c, and a function a of every number. More features are appended to fewer, so that
+J of all these sets comes from one covariance, and does not fall as they grow but for its noise.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -96,8 +97,8 @@ def fisher_flow(
       delta: δ, positive: samples are drawn at θ - δ and θ + δ.
       num_samples: T at each of the two; is rounded up to whole blocks.
       num_features: how many random features are added, increasing from 0.
-      activation: a, static. The paper's is t -> t if t > 0, else 0.7 t; of smooth densities softplus
-        finds as much with a third of the features.
+      activation: a, static. The paper's is t if t > 0, else 0.7 t; where densities are smooth,
+        softplus finds as much with a third of the features.
       biases: whether there is c. Without, features of the paper's a are homogeneous: of a scalar h
         with mean 0 they span no more than {h, |h|}, however many there are.
       noise: standard deviation of the noise that every feature is taken to have, in units of its
@@ -110,8 +111,8 @@ def fisher_flow(
 
     Raises:
       TypeError: for what is no random key.
-      ValueError: for δ <= 0, θ that is not finite, T below the widest layer's features + 3, features
-        that do not increase from 0, or samples or activations that are not finite.
+      ValueError: for δ <= 0, θ that is not finite, T below the widest layer's features + 3, numbers
+        of features that do not increase from 0, or samples or activations that are not finite.
 
     References:
       Weimar et al., arXiv:2509.02407; the tolerances are theirs. There features have no bias, are
@@ -123,7 +124,7 @@ def fisher_flow(
         checks.finite(name, jnp.asarray(value, float))
     checks.positive("delta", delta)
     num_features = tuple(num_features)
-    rising = all(a < b for a, b in zip(num_features, num_features[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(num_features))
     if num_features[:1] != (0,) or not rising:
         raise ValueError(f"num_features must increase from 0, got {num_features}")
     check_noise(noise)

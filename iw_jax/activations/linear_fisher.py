@@ -116,13 +116,12 @@ def information(moments: Moments, delta: float, noise: float, sizes: Sequence[in
     last = np.asarray(sizes) - 1
 
     def without(own: Any) -> np.ndarray:
-        parts = [whole - part for whole, part in zip(totals, own, strict=True)]
-        return _information(*parts, delta, noise**2 + floor)[last]
+        count, total, product = (x - part for x, part in zip(totals, own, strict=True))
+        return _information(count, total, product, delta, noise**2 + floor)[last]
 
     totals = counts.sum(), sums.sum(0), products.sum(0)
-    nothing = [0.0 * x for x in totals]
     left_out = np.stack([without(own) for own in zip(counts, sums, products, strict=True)])
-    found = Estimate.jackknife(without(nothing), left_out)
+    found = Estimate.jackknife(without((0, 0, 0)), left_out)
     return trees.replace(found, cost=int(2 * totals[0]))
 
 
