@@ -566,7 +566,7 @@ def _draw_errors(axis: Any, rows: Rows, number: int) -> None:
         np.mean([lowest(r, problem.information)[0] for r in own if r["step"] == s]) for s in step
     ]
     axis.plot(step, least, color=style.GREY, marker="^", linewidth=1, label="(1 + b')²/I + b²")
-    _bound(axis, 1 / problem.information, "1/I(input)")
+    _bound(axis, 1 / problem.information, "1/I(input)", offset=-11)
     axis.set(yscale="log", ylabel="mean squared error (θ²)")
     axis.set_ylim(0.2 / problem.information, 200 / problem.information)
     axis.set_title(f"{number:,} samples of each θ", fontsize=10)
@@ -592,10 +592,11 @@ def _draw_layers(axis: Any, rows: Rows, number: int) -> None:
     axis.legend(fontsize=8)
 
 
-def _bound(axis: Any, value: float, said: str) -> None:
+def _bound(axis: Any, value: float, said: str, offset: int = 4) -> None:
+    """A dotted line, with what it is so many points above it."""
     axis.axhline(value, color="black", linestyle=":", linewidth=1)
     axis.annotate(
-        said, (0.98, value), (0, 4), xycoords=("axes fraction", "data"),
+        said, (0.98, value), (0, offset), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right", fontsize=8,
     )  # fmt: skip
 
