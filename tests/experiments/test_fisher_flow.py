@@ -110,6 +110,7 @@ def test_where_the_training_error_passes_the_bound_is_found():
         "train_below_bound": [100],
         "least_test_mse": [100],
         "largest_information": [10],
+        "test_mse_then": [1.0],
     }
     assert [c.name for c in fisher_flow.check(rows, QUICK) if not c.passed] == []
 
@@ -120,7 +121,7 @@ def test_where_the_training_error_passes_the_bound_is_found():
         ({"output": [0.1, 7.0, 11.0, 11.0]}, "no layer has more information"),
         ({"theta_mse": 0.05}, "Cramér-Rao"),
         ({"output": [0.1] * 4}, "training raises"),
-        ({"test": [9.0, 0.3, 0.3, 0.2], "train": [9.0, 0.05, 0.04, 0.03]}, "fewest samples"),
+        ({"test": [9.0, 0.3, 0.08, 0.09]}, "below 1/I"),
     ],
 )
 def test_a_law_that_is_broken_is_told(changes, words):
