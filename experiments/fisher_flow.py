@@ -7,7 +7,7 @@ Gaussian images (256). Networks with many and with few training samples are foll
 every layer, and errors beside 1/I. Where the training error falls below 1/I(input) the network has
 learned samples by heart, which needs no test set to see.
 
-Default: log-normal, about 5 minutes on 2 CPU cores; --problem gaussian for the images. Paper:
+Default: log-normal, about 3 minutes on 2 CPU cores; --problem gaussian for the images. Paper:
 Weimar et al. (arXiv:2509.02407).
 """
 
