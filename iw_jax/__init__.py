@@ -7,6 +7,7 @@ from iw_jax import bottleneck as bottleneck
 from iw_jax import compiler as compiler
 from iw_jax import wide as wide
 from iw_jax.activations import EffectiveInformation as EffectiveInformation
+from iw_jax.activations import FisherFlow as FisherFlow
 from iw_jax.activations import NoisyInformation as NoisyInformation
 from iw_jax.activations import PairHistogram as PairHistogram
 from iw_jax.activations import binned_entropy as binned_entropy
@@ -17,6 +18,8 @@ from iw_jax.activations import distance_histogram as distance_histogram
 from iw_jax.activations import effective_clusters as effective_clusters
 from iw_jax.activations import effective_information as effective_information
 from iw_jax.activations import emergence_bounds as emergence_bounds
+from iw_jax.activations import fisher_flow as fisher_flow
+from iw_jax.activations import linear_fisher_information as linear_fisher_information
 from iw_jax.activations import mixture_entropy as mixture_entropy
 from iw_jax.activations import mixture_entropy_bounds as mixture_entropy_bounds
 from iw_jax.activations import mixture_log_density as mixture_log_density

@@ -12,6 +12,11 @@ from iw_jax.activations.effective import EffectiveInformation as EffectiveInform
 from iw_jax.activations.effective import effective_information as effective_information
 from iw_jax.activations.emergence import emergence_bounds as emergence_bounds
 from iw_jax.activations.emergence import multiplicative_information as multiplicative_information
+from iw_jax.activations.flow import FisherFlow as FisherFlow
+from iw_jax.activations.flow import fisher_flow as fisher_flow
+from iw_jax.activations.linear_fisher import (
+    linear_fisher_information as linear_fisher_information,
+)
 from iw_jax.activations.mixture import mixture_entropy as mixture_entropy
 from iw_jax.activations.mixture import mixture_entropy_bounds as mixture_entropy_bounds
 from iw_jax.activations.mixture import mixture_log_density as mixture_log_density
