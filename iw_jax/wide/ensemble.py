@@ -85,8 +85,9 @@ class Ensemble:
         v = self.eigenvectors
 
         def moments(t: Any) -> Moments:
-            left = xp.exp(-_product(t, self.eigenvalues, xp))
-            mean = _dot(v, (1 - left)[..., None] * self.targets, xp)
+            decay = -_product(t, self.eigenvalues, xp)
+            mean = _dot(v, -xp.expm1(decay)[..., None] * self.targets, xp)
+            left = xp.exp(decay)
             count = v.shape[-1] if xp is not np else _remaining(t, self.eigenvalues)
             rows = v[..., :count] * left[..., None, :count]
             variance = (_dot(rows, self.prior[..., :count, :count], xp) * rows).sum(-1)
