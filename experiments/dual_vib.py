@@ -6,7 +6,7 @@ Gaussian around the one-hot label, the confusion matrix of a plain network, or i
 of these come from two plain networks, each asked about the half of the training set that it has not
 seen. Networks of all methods and β are trained in one program, on training sets of several sizes.
 
-Default: digits, about MINUTES minutes on 2 busy CPU cores. Paper: Piran, Shwartz-Ziv & Tishby
+Default: digits, about 8 minutes on 2 busy CPU cores. Paper: Piran, Shwartz-Ziv & Tishby
 (arXiv:2006.04641), Sec. 5 (FashionMNIST and CIFAR-10, WRN-28-10; its values are not known to us).
 """
 
@@ -373,24 +373,18 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
         for method in config.methods:
             place, errors = least(rows, method, number)
             own: dict[str, Any] = {"beta": config.betas[place]}
-            own["test_error"] = _mean_and_stderr(errors)
+            own["test_error"] = coders.mean_and_stderr(errors)
             if "ceb" in config.methods and method != "ceb":
-                own["test_error_less_that_of_ceb"] = _mean_and_stderr(
+                own["test_error_less_that_of_ceb"] = coders.mean_and_stderr(
                     errors - least(rows, "ceb", number)[1]
                 )
             own |= {
-                said: _mean_and_stderr(curve(rows, name, method, number)[place])
+                said: coders.mean_and_stderr(curve(rows, name, method, number)[place])
                 for name, said in names.items()
             }
             found[method] = own
         summary[f"{number}_examples"] = found
     return summary
-
-
-def _mean_and_stderr(values: np.ndarray) -> list[float | None]:
-    if len(values) > 1:
-        return tables.mean_and_stderr(values)
-    return [tables.rounded(values.mean()), None]
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:

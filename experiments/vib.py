@@ -6,8 +6,8 @@ both sides, a lower bound of I(Z;Y); on test images also the error after one ste
 gradient sign. Codes in two dimensions are drawn. β multiplies the RATE: 1/β of the discrete
 bottleneck.
 
-Default: digits, about 7 minutes on 2 busy CPU cores. Paper: Alemi et al. (arXiv:1612.00410), Table 1 and
-Figs. 1 to 3 (MNIST, 784-1024-1024-512, β = 1e-3: 1.13 % of errors).
+Default: digits, about 7 minutes on 2 busy CPU cores. Paper: Alemi et al. (arXiv:1612.00410), Table
+1 and Figs. 1 to 3 (MNIST, 784-1024-1024-512, β = 1e-3: 1.13 % of errors).
 """
 
 import dataclasses
@@ -353,17 +353,11 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
         found: dict[str, Any] = {"beta_of_least_test_error": best(rows, config, latent)}
         for name, said in names.items():
             found[said] = {
-                f"{beta:g}": _mean_and_stderr(values)
+                f"{beta:g}": coders.mean_and_stderr(values)
                 for beta, values in zip(config.betas, curve(rows, name, latent), strict=True)
             }
         summary[f"latent_{latent}"] = found
     return summary
-
-
-def _mean_and_stderr(values: np.ndarray) -> list[float | None]:
-    if len(values) > 1:
-        return tables.mean_and_stderr(values)
-    return [tables.rounded(values.mean()), None]
 
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:

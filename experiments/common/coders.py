@@ -157,6 +157,13 @@ def columns(found: bottleneck.BottleneckInformation) -> list[dict[str, float]]:
     ]
 
 
+def mean_and_stderr(values: np.ndarray) -> list[float | None]:
+    """[mean, standard error] over seeds; of one seed the error is not known."""
+    if len(values) > 1:
+        return tables.mean_and_stderr(values)
+    return [tables.rounded(values.mean()), None]
+
+
 def label_entropy(rows: tables.Rows) -> float:
     """H(Y) of the test labels, nats: what distortion and the bound of I(Z;Y) add up to."""
     row = next(row for row in rows if row["part"] == "test")

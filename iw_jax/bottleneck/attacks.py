@@ -4,9 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from iw_jax import checks
 from iw_jax.bottleneck.variational import VariationalBottleneck, predictive
+from iw_jax import checks, trees
+from iw_jax.bottleneck.variational import Bottleneck, predictive
 from iw_jax.trees import PyTree
 
 
@@ -38,10 +41,15 @@ def fast_gradient_sign(
       high: largest value of a coordinate.
       num_samples: draws of z for each example.
 
+    Raises:
+      ValueError: for epsilon below 0 or not finite, and as `predictive`.
+
     References:
       Goodfellow, Shlens & Szegedy, arXiv:1412.6572; Alemi et al., arXiv:1612.00410, Sec. 4.2.
     """
-    checks.finite("epsilon", jnp.asarray(epsilon, float))
+    checks.key("key", key)
+    if trees.is_concrete(epsilon) and not (np.all(np.isfinite(epsilon)) and np.min(epsilon) >= 0):
+        raise ValueError(f"epsilon must be at least 0 and finite, got {epsilon}")
 
     def loss(x: jax.Array) -> jax.Array:
         log_q = predictive(key, model, params, x, num_samples=num_samples)

@@ -554,6 +554,10 @@ def test_functions_that_do_not_fit_are_named(problem, model, message):
         (lambda: ib.log_label_noise(np.eye(2), [0]), "confusion must be positive and finite"),
         (lambda: ib.log_label_noise(np.ones((2, 3)), [0]), r"confusion must be \(K, K\), got"),
         (lambda: ib.contrastive_information(KEY, np.ones((1, 2)), np.ones((1, 2))), "n >= 2"),
+        (
+            lambda: ib.fast_gradient_sign(KEY, VIB, {}, np.ones((1, 2)), [0], epsilon=-0.1),
+            "epsilon must be at least 0 and finite, got -0.1",
+        ),
         (lambda: ib.contrastive_information(KEY, np.ones((4, 2)), np.zeros((4, 2))), "scale must"),
         (
             lambda: ib.contrastive_information(KEY, np.ones((4, 2)), np.ones((4, 2)), [0, 1]),
