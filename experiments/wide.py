@@ -24,7 +24,7 @@ from experiments.common import checks, finite_width, gaussian_pair, style, table
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
-from iw_jax import data, wide
+from iw_jax import bottleneck, data, wide
 
 DATASETS = (*data.NAMES, "gaussian")
 ACTIVATIONS = {"erf": "-", "relu": "--"}
@@ -458,7 +458,7 @@ def _check_draws(column: dict[str, np.ndarray], config: Config) -> checks.Check:
 def _check_frontier(column: dict[str, np.ndarray]) -> checks.Check:
     """Whether I(Z;Y) is at most what the upper bound of I(X;Z|D) allows; the loss has an error."""
     t = stats.norm.isf(checks.FALSE_ALARM / len(column["input_upper_nats"]))
-    best = gaussian_pair.frontier(column["input_upper_nats"])
+    best = bottleneck.gaussian_frontier([gaussian_pair.SNR], column["input_upper_nats"])
     over = column["label_information_nats"] - best
     used = (over / (t * column["test_gibbs_stderr_nats"])).max()
     return checks.Check(
@@ -570,7 +570,8 @@ def _draw_plane(
         highest, furthest = max(highest, label.max()), max(furthest, lower.max())
     if config.dataset == "gaussian":
         nats = np.linspace(0, furthest, 200)
-        axis.plot(nats, gaussian_pair.frontier(nats), color="black")
+        frontier = bottleneck.gaussian_frontier([gaussian_pair.SNR], nats)
+        axis.plot(nats, frontier, color="black")
         place = {"transform": axis.transAxes, "va": "top", "fontsize": 8}
         axis.text(0.02, 0.88, "black: Gaussian\nbottleneck", **place)
         axis.axhline(gaussian_pair.NATS, color="black", linestyle=":", linewidth=1)

@@ -28,18 +28,3 @@ def targets(x: np.ndarray, seed: int, part: str) -> np.ndarray:
     """Y of the first inputs of a part, train or test; real numbers."""
     noise = np.random.default_rng((seed, 2 + (part == "test"))).normal(size=len(x))
     return x.astype(float) @ np.full(SIZE, math.sqrt(SNR / SIZE)) + noise
-
-
-# For the lead: the same curve, for any number of components, as `iw_jax/bottleneck/gaussian.py`.
-def frontier(nats: np.ndarray) -> np.ndarray:
-    """The most I(Z; Y) of any Z that knows so many nats of X: the Gaussian information bottleneck.
-
-    ½ log (1 + snr) - ½ log (1 + snr e^(-2 I(X; Z))), for one component.
-
-    Args:
-      nats: I(X; Z), any shape.
-
-    References:
-      Chechik, Globerson, Tishby & Weiss, JMLR 6 (2005).
-    """
-    return NATS - np.log1p(SNR * np.exp(-2 * np.asarray(nats))) / 2

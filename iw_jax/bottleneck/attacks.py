@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iw_jax import checks
-from iw_jax.bottleneck.variational import VariationalBottleneck, predictive
 from iw_jax import checks, trees
-from iw_jax.bottleneck.variational import Bottleneck, predictive
+from iw_jax.bottleneck.variational import VariationalBottleneck, predictive
 from iw_jax.trees import PyTree
 
 

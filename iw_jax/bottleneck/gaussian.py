@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from iw_jax import checks, trees
+from iw_jax.bottleneck.discrete import check_beta
 
 
 def signal_to_noise(input_covariance: Any, map: Any, noise_covariance: Any) -> np.ndarray:
@@ -85,8 +86,6 @@ def gaussian_information(snr: Any, beta: Any, *, dual: bool = False) -> tuple[An
     References:
       Chechik, Globerson, Tishby & Weiss, JMLR 6 (2005), Sec. 4; Piran et al., arXiv:2006.04641.
     """
-    from iw_jax.bottleneck.discrete import check_beta
-
     _check_snr(snr)
     check_beta(beta, dual)
     xp = trees.namespace((snr, beta))

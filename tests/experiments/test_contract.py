@@ -25,8 +25,15 @@ REHEARSED = ("beta_sweep", "noisy_szt", "zigzag")
 REHEARSE = [n if n in REHEARSED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 FILES = {"config.json", "metrics.csv", "summary.json", "manifest.json", "figure.png", "figure.pdf"}
 # Of one weight or two, or with next to no training in it: nothing to estimate.
-WITHOUT_NETWORKS = ("bottleneck", "escape", "one_neuron", "smoothed_entropy", "wide", "zigzag")
-WITHOUT_NETWORKS = ("escape", "fisher_features", "one_neuron", "smoothed_entropy", "zigzag")
+WITHOUT_NETWORKS = (
+    "bottleneck",
+    "escape",
+    "fisher_features",
+    "one_neuron",
+    "smoothed_entropy",
+    "wide",
+    "zigzag",
+)
 # Columns that may be nan: the Fisher code is Gaussian and has no log-normal counterpart.
 MAY_BE_NAN = ("fisher_",)
 

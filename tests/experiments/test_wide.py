@@ -9,7 +9,7 @@ from scipy import linalg, stats
 
 from experiments import wide as experiment
 from experiments.common import finite_width, gaussian_pair, tables
-from iw_jax import wide
+from iw_jax import bottleneck, wide
 
 TINY = dataclasses.replace(
     experiment.PRESETS["quick"],
@@ -89,10 +89,10 @@ def test_the_frontier_is_what_a_noisy_copy_of_the_signal_reaches():
     for v in (0.1, 3.0, 40.0):
         known = np.log1p(signal / v) / 2
         correlation = signal**2 / ((signal + 1) * (signal + v))  # squared, of Y and Z
-        np.testing.assert_allclose(
-            gaussian_pair.frontier(known), -np.log1p(-correlation) / 2, rtol=1e-12
-        )
-    np.testing.assert_allclose(gaussian_pair.frontier(50.0), gaussian_pair.NATS)
+        found = bottleneck.gaussian_frontier([signal], known)
+        np.testing.assert_allclose(found, -np.log1p(-correlation) / 2, rtol=1e-12)
+    all_of_it = bottleneck.gaussian_frontier([signal], 50.0)
+    np.testing.assert_allclose(all_of_it, gaussian_pair.NATS)
 
 
 def test_a_network_linear_in_its_weights_flows_as_the_matrix_exponential():
