@@ -69,7 +69,7 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(num_components=2, num_bins=3, num_betas=16, num_joints=1, num_joint_betas=8),
+    "quick": Config(num_components=2, num_bins=3, num_betas=16, num_joints=1, num_joint_betas=16),
     "default": Config(),
     "paper": Config(dataset="mnist", num_bins=6, num_betas=1000, num_joint_betas=200),
 }

@@ -56,7 +56,7 @@ def fixed_point(
     start: jax.Array,
     *,
     tolerance: float,
-    max_steps: int,
+    max_steps: Any,
     memory: int = 10,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A fixed point of G near `start`, with no larger objective.
@@ -66,7 +66,7 @@ def fixed_point(
       project: brings an extrapolated z back to where G is defined.
       start: z, any shape.
       tolerance: stops where `change` is at most this.
-      max_steps: evaluations at most.
+      max_steps: evaluations at most; may be traced.
       memory: differences kept; 0 for the plain iteration.
 
     Returns:

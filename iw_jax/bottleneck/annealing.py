@@ -167,7 +167,7 @@ def _single(source: Source, dual: Any, places: int) -> jax.Array:
     return jnp.repeat(row, places, 0).at[1:, 0].set(discrete.empty(row.dtype))
 
 
-@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
+@partial(jax.jit, static_argnames="tolerance")
 def _path(source, z, betas, dual, tolerance, max_steps):
     def one(z: jax.Array, beta: jax.Array) -> tuple[jax.Array, Solution]:
         z, change, steps = _settled(source, z, beta, dual, tolerance, max_steps)

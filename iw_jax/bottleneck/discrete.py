@@ -129,7 +129,7 @@ def blahut_arimoto(
         )
 
 
-@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
+@partial(jax.jit, static_argnames="tolerance")
 def solution_from(source, z, beta, dual, tolerance, max_steps):
     """The solution near a state."""
     z, change, steps = solve(source, z, beta, dual, tolerance, max_steps)

@@ -119,7 +119,7 @@ def dual_from_statistics(
         )
 
 
-@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
+@partial(jax.jit, static_argnames="tolerance")
 def _solution(source, family, z, beta, tolerance, max_steps):
     floor = discrete.floored(tolerance, z.dtype)
     z, change, steps = fixed_point(
