@@ -96,7 +96,7 @@ PRESETS = {
         weight_stds=(1.0, 2.0),
         num_test=60,
         num_times=13,
-        widths=(4, 32),
+        widths=(32,),
         num_members=40,
         num_finite=8,
     ),
@@ -432,8 +432,9 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
             bool(abs(slope - 1) < 0.02),
             f"{slope:.4f} Tr Θ at t = {t[-1]:g}",
         ),
-        _check_widths(rows, config),
     ]
+    if len(config.widths) > 1:
+        found.append(_check_widths(rows, config))
     return found + ([_check_frontier(column)] if config.dataset == "gaussian" else [])
 
 
@@ -479,7 +480,7 @@ def _check_widths(rows: Rows, config: Config) -> checks.Check:
     (narrow, first), (broad, last) = ends
     return checks.Check(
         "means of wider networks are nearer to the theory",
-        len(config.widths) == 1 or bool(broad <= narrow + 2 * max(first, last)),
+        bool(broad <= narrow + 2 * max(first, last)),
         f"squared deviation of the mean, chance aside: {narrow:.3g} at width {config.widths[0]}, "
         f"{broad:.3g} at {config.widths[-1]}; chance adds {first:.2g} and {last:.2g}",
     )
