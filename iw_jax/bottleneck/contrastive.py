@@ -25,8 +25,9 @@ def contrastive_information(key: jax.Array, mean: Any, scale: Any, groups: Any =
 
     Value and lower end of the bracket: the lower bound, of which more inputs make more. Upper end:
     the upper one, infinite where an input is alone in its group. One draw of z for each input. The
-    standard error, over inputs, is that of the lower bound; what the mixture's inputs add to it is
-    of smaller order, since I(X;Z) is stationary in the marginal p(z).
+    standard error, over inputs, is the larger of theirs: the lower bound has next to none where it
+    comes to log n. What the mixture's inputs add is of smaller order, since I(X;Z) is stationary in
+    the marginal p(z).
 
     Args:
       key: random key.
@@ -73,11 +74,20 @@ def contrasts(
         return lower, jnp.where(jnp.isnan(upper), jnp.inf, upper)  # alone: log 0 - log 0
 
     lower, upper = in_chunks(of_draw, number, max(1, _ENTRIES // (number * size)))
-    found = [Estimate.mean_of(terms) for terms in lower.T]
     return [
-        trees.replace(estimate, bracket_upper=jnp.maximum(terms.mean(), estimate.value))
-        for estimate, terms in zip(found, upper.T, strict=True)
+        bracketed(*(Estimate.mean_of(terms) for terms in each))
+        for each in zip(lower.T, upper.T, strict=True)
     ]
+
+
+def bracketed(lower: Estimate, upper: Estimate) -> Estimate:
+    """The lower bound with a bracket up to the upper one; the larger of both standard errors."""
+    stderr = jnp.where(jnp.isfinite(upper.value), upper.stderr, 0.0)
+    return trees.replace(
+        lower,
+        bracket_upper=jnp.maximum(upper.value, lower.value),  # but for what chance puts below
+        stderr=jnp.maximum(lower.stderr, stderr),
+    )
 
 
 def in_chunks(of_row: Callable[[jax.Array], _T], number: int, at_once: int) -> _T:

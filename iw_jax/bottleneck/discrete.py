@@ -91,7 +91,10 @@ def blahut_arimoto(
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
 ) -> Solution:
-    """A local minimum of F at one β.
+    """A solution of the self-consistent equations at one β, from a start that is not symmetric.
+
+    It is a local minimum of F if no cluster with a probability has a `growth` above 1; `anneal`
+    splits those that have. Clusters that start as equals stay equals.
 
     Computed in float64 and returned as NumPy arrays, whatever JAX allows; under `jit` and `vmap`
     (over β, keys or starts) in the caller's precision, and NaN instead of errors about numbers.
@@ -124,9 +127,8 @@ def blahut_arimoto(
     with sources.widest(joint, beta, key, start) as finish:
         source = sources.checked(joint, dual)
         z = first_state(source, dual, num_clusters, key, start)
-        return finish(
-            solution_from(source, z, jnp.asarray(beta, float), dual, tolerance, max_steps)
-        )
+        found = solution_from(source, z, jnp.asarray(beta, float), dual, tolerance, max_steps)
+        return named(finish(found), dual)
 
 
 @partial(jax.jit, static_argnames="tolerance")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.bottleneck.contrastive import contrasts, in_chunks
+from iw_jax.bottleneck.contrastive import bracketed, contrasts, in_chunks
 from iw_jax.bottleneck.variational import (
     VariationalBottleneck,
     check_model,
@@ -178,10 +178,10 @@ def _evaluate(
     z = mean + scale * jax.random.normal(contrasting, mean.shape, mean.dtype)
     groupings = jnp.zeros_like(targets[few]), targets[few]
     plain, conditional = contrasts(z[few], mean[few], scale[few], groupings)
-    entropy = 0.0 if model.backward is None else -log_share.mean()
+    rate = each["rate"] - (0.0 if model.backward is None else log_share)  # + H(Y)
     found = BottleneckInformation(
-        information=_at_most(plain, of_all["rate"].value + entropy),
-        conditional_information=_at_most(conditional, of_all["rate"].value),
+        information=_at_most(plain, Estimate.mean_of(rate)),
+        conditional_information=_at_most(conditional, of_all["rate"]),
         label_information=Estimate.mean_of(-log_share - each["distortion"]),
         **of_all,
         num_samples=num_samples,
@@ -190,7 +190,7 @@ def _evaluate(
     return found, scale.min()
 
 
-def _at_most(estimate: Estimate, upper: jax.Array) -> Estimate:
-    """With the bracket cut off at another upper bound, but for what chance puts above that."""
-    cut = jnp.clip(estimate.bracket_upper, estimate.value, jnp.maximum(upper, estimate.value))
-    return trees.replace(estimate, bracket_upper=cut)
+def _at_most(estimate: Estimate, upper: Estimate) -> Estimate:
+    """With the bracket up to another upper bound, if that is lower than its own."""
+    lower = upper.value < estimate.bracket_upper
+    return jax.tree.map(partial(jnp.where, lower), bracketed(estimate, upper), estimate)

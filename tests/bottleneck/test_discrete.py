@@ -66,6 +66,7 @@ def test_its_numbers_are_those_of_its_encoder(solved, dual, beta):
 @pytest.mark.parametrize("beta", [2.0, 6.0, 15.0, 60.0])
 def test_the_equations_hold(solved, dual, beta):
     s = solved[dual, beta]
+    assert s.dual is dual
     assert s.converged
     assert s.residual < 1e-10
     p_x, p = TOY.sum(1), TOY / TOY.sum(1, keepdims=True)

@@ -393,6 +393,22 @@ def covered(runs, number=600):
 
 
 @pytest.mark.slow
+def test_intervals_cover_where_the_rate_is_the_information_and_more_than_log_n():
+    """z = 0.97 x + noise of variance 1 - 0.97² in six dimensions: p(z) = r(z), so I(X;Z) = R."""
+    noise = np.sqrt(1 - 0.97**2)
+    model = ib.VariationalBottleneck(lambda _, x: (0.97 * x, jnp.full_like(x, noise)), logits)
+    params = {"W": jnp.zeros((6, 3)), "b": jnp.zeros(3)}
+    hits, exact, runs = 0, -6 * np.log(noise), 200
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(200, 6)), rng.integers(3, size=200)
+        found = ib.evaluate_bottleneck(jax.random.key(seed), model, params, x, y, beta=0.1)
+        low, high = found.information.interval()
+        hits += low <= exact <= high
+    assert hits / runs > 0.92
+
+
+@pytest.mark.slow
 def test_intervals_cover():
     assert np.all(covered(300) > 0.92)
 
