@@ -4,10 +4,11 @@ Xh is as short a description of X as possible that keeps what X says about Y: mi
 IB takes D(p(y|x) ‖ p(y|xh)), dualIB the other way round. As β rises the clusters xh split one by
 one; the first split has a closed form for both, from a singular value. Three kinds of problem: that
 of the dualIB paper (five x, two labels), random joints, and images, X a cell of the space of their
-first principal components. Every path is annealed down and up in β, so that first-order transitions
-show as hysteresis; and the stability of the trivial solution is measured by perturbing it.
+first principal components. Every path is annealed down and up in β, so that hysteresis shows: the
+way down ends where the best solution becomes trivial, the way up begins where the trivial one loses
+stability. And the stability of the trivial solution is measured by perturbing it.
 
-Default: two minutes on 2 CPU cores. Papers: Tishby, Pereira & Bialek (physics/0004057); Piran,
+Default: three minutes on 2 CPU cores. Papers: Tishby, Pereira & Bialek (physics/0004057); Piran,
 Shwartz-Ziv & Tishby (arXiv:2006.04641), Figs. 1 and 2.
 """
 

@@ -3,8 +3,9 @@ r"""Solutions along β, each started from the one before; and where they bifurca
 At every β the equations are solved from the neighbour's solution. If a cluster is unstable then
 (`growth` above 1) and a place is free, it is split in two halves that deviate a little along its
 leading deviation, and the equations are solved again. So clusters split where they lose stability
-on the way up and merge by themselves on the way down, and no random perturbation is needed. Where
-the two ways differ, the transition is of first order: hysteresis.
+on the way up and merge, or lose their weight, on the way down, and no random perturbation is
+needed. The two ways may differ (hysteresis): a branch can begin, with a cluster of next to no
+weight, before the clusters of the other lose stability.
 """
 
 from functools import partial
@@ -36,7 +37,7 @@ class Bifurcation:
       beta: where.
       clusters: numbers of distinct clusters before and after, along the path.
       rates: I(X;Xh) just before and, not quite converged, after it; nats. Far apart if the
-        transition is of first order.
+        path jumps from one branch to another.
     """
 
     beta: float
@@ -59,7 +60,7 @@ def anneal(
 
     Falling β (the usual way) begin with as many clusters as there are places and follow them while
     they merge. Rising β begin with one cluster and split it when it is unstable: they enter a
-    branch later than falling ones leave it, if the transition is of first order.
+    branch later than falling ones leave it, where that begins with a cluster of no weight.
 
     Args:
       joint: p(x, y), (X, Y); positive for dualIB.
@@ -133,7 +134,7 @@ def _located(joint: Any, near: Solution, far: Solution, rtol: float) -> Bifurcat
         if last + 1 < _CLOSER:
             near, far = _at(finer, last), _at(finer, last + 1)
             beta = float(far.beta)
-        else:  # of first order: in smaller steps the branch lasts longer
+        else:  # in smaller steps the branch lasts longer
             near, beta = _at(finer, last), beta * beta / float(near.beta)
     numbers = int(near.num_clusters), int(far.num_clusters)
     return Bifurcation(beta, numbers, (float(near.rate), float(far.rate)))

@@ -23,8 +23,8 @@ from iw_jax.bottleneck.sources import Source, dot
 def first_critical_beta(joint: Any, *, dual: bool = False) -> Any:
     """β up to which the trivial solution, Xh independent of X, is locally stable; no unit.
 
-    A solution that is not trivial may be better, and be reached from above, before: a transition of
-    first order (1907.07331).
+    A solution that is not trivial may be better from a smaller β on, and be reached from above
+    (1907.07331).
 
     Args:
       joint: p(x, y), (X, Y).

@@ -8,9 +8,8 @@ distortion of dualIB, is least for the geometric mean of the cluster's p(y|x):
     min_r E[D(r ‖ p(y|x)) | xh] = -log Σ_y Π_x p(y|x)^p(x|xh) = -log Z(xh)
 
 For two x it is -log Σ_y p(y|x)^λ p(y|x')^(1-λ), λ = p(x|xh), the exponent of Chernoff's bound; the
-largest over λ, the Chernoff information, is that of the best test between them. Clusters of dualIB
-are made of x that no number of labels tells apart soon. A theorem on that is in 2006.04641; here is
-what was verified.
+largest over λ, the Chernoff information, is that of the best test between them. A theorem on that
+is in 2006.04641; here is what was verified.
 """
 
 from typing import Any
@@ -43,7 +42,7 @@ class ErrorExponent:
 def error_exponent(joint: Any, encoder: Any) -> ErrorExponent:
     """The mean error exponent of any encoder, with the decoder that is best for it.
 
-    Of all encoders of the same I(X;Xh) those of dualIB have the smallest.
+    Encoders that minimise F of dualIB have the smallest among those of the same I(X;Xh).
 
     Args:
       joint: p(x, y), (X, Y), positive.
