@@ -25,6 +25,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402  (reads the environment)
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 2)  # arrays are on the first unless a test spreads them
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """Drops a file's compiled programs after it.
+
+    Each is a handful of memory mappings, of which a process may have 65,530: with those of all
+    files a worker crashes.
+    """
+    yield
+    jax.clear_caches()

@@ -105,6 +105,7 @@ def test_random_features_find_what_a_linear_readout_does_not():
     assert np.all(gain > 2 * np.sqrt(8 * gain.clip(0) / (found.path.cost / 2 * 0.1**2)))
 
 
+@pytest.mark.slow
 def test_without_biases_the_papers_features_miss_a_variance_for_ever():
     """They span {h, |h|}, which has 1/(pi - 2) of what h² has; with biases, nearly all of that."""
     theta, delta = 1.0, 0.1

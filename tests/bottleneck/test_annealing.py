@@ -52,6 +52,7 @@ def test_the_way_down_is_never_worse(paths, dual):
     assert np.all(down <= up + 1e-10)
 
 
+@pytest.mark.slow
 def test_of_ib_the_first_bifurcation_is_continuous_and_at_the_closed_form(paths):
     critical = float(iw.bottleneck.first_critical_beta(TOY))
     for rising in (False, True):
@@ -64,6 +65,7 @@ def test_of_ib_the_first_bifurcation_is_continuous_and_at_the_closed_form(paths)
         assert max(first.rates) < 1e-3
 
 
+@pytest.mark.slow
 def test_dual_ib_of_the_toy_problem_fades_below_where_it_splits(paths):
     """On the way down a cluster loses its weight at 0.99 β_c; on the way up it jumps at β_c."""
     critical = float(iw.bottleneck.first_critical_beta(TOY, dual=True))
@@ -74,6 +76,7 @@ def test_dual_ib_of_the_toy_problem_fades_below_where_it_splits(paths):
     assert up[0].rates[1] > 1e-3
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_symmetric_channel_splits_in_all_directions_at_once(dual):
     """K - 1 equal singular values: one cluster becomes K."""

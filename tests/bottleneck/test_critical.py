@@ -116,6 +116,7 @@ def test_perturbations_of_the_trivial_solution_grow_from_the_critical_beta_on(sh
     np.testing.assert_allclose(place, critical, rtol=1e-3)
 
 
+@pytest.mark.slow
 @BOTH
 def test_clusters_report_their_own_growth(dual):
     """A pair of halves of one cluster, pushed apart: the others do not notice."""

@@ -118,6 +118,7 @@ def test_f_never_increases_along_iterations(dual, memory):
 SOLVE = jax.jit(discrete.solve, static_argnames=("tolerance", "memory"))
 
 
+@pytest.mark.slow
 @BOTH
 def test_acceleration_ends_where_plain_iteration_does_and_sooner(dual):
     beta = 1.02 * float(iw.bottleneck.first_critical_beta(TOY, dual=dual))
