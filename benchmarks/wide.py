@@ -5,20 +5,19 @@
 A grid of weight variances, two hidden layers (erf), 1,000 digits whose parity is learned, 50 times
 and 360 test digits: all that `experiments.wide` measures.
 
-2 CPU cores shared with a dozen other processes (load 13), 2026-11-22: seconds are those of waiting,
-CPU seconds are what was computed.
+2 free CPU cores, 2026-11-22: seconds are those of waiting, CPU seconds those of both cores.
 
                             s  CPU s
-    kernels               8.4    1.5
-    eigendecomposition  154.1   32.1
-    training inputs     151.8   30.1
-    test inputs          89.0   19.2
-    losses               29.0    4.6
-    I(X;Z|D)             55.7    6.7
-    alignment             6.5    1.1
-    I(Θ;D)                3.6    0.7
+    kernels               1.3    1.4
+    eigendecomposition    2.1    3.8
+    training inputs      11.9   22.7
+    test inputs           5.3   10.4
+    losses                4.3    5.3
+    I(X;Z|D)              5.8    5.8
+    alignment             0.8    1.6
+    I(Θ;D)                0.3    0.6
     I(Z;D|X)              0.0    0.0
-    all                 498.2   96.0
+    all                  31.9   51.5
 """
 
 import argparse

@@ -8,6 +8,8 @@ import numpy as np
 
 from iw_jax import trees
 
+ROUNDING = 1e-6  # of the largest entry or eigenvalue of a matrix: of one computed in float32
+
 
 def positive(name: str, value: Any) -> None:
     """Raises unless every number in `value` is positive and finite. Traced values pass."""
@@ -65,6 +67,28 @@ def finite(name: str, value: Any) -> None:
         good = bool(_all_finite(value))
     if not good:
         raise ValueError(f"{name} must be finite, got NaN or inf in it")
+
+
+def symmetric(name: str, value: Any) -> None:
+    """Raises unless matrices (..., N, N) are their own transposes, to rounding. Traced ones pass."""
+    if not trees.is_concrete(value):
+        return
+    matrix = np.asarray(value)
+    apart = np.abs(matrix - np.swapaxes(matrix, -1, -2)).max(initial=0.0)
+    if apart > ROUNDING * np.abs(matrix).max(initial=0.0):
+        raise ValueError(f"{name} must be symmetric, got entries {apart:.3g} apart")
+
+
+def semidefinite(name: str, eigenvalues: Any) -> None:
+    """Raises where a matrix has eigenvalues (..., N) below 0, to rounding. Traced ones pass."""
+    if not trees.is_concrete(eigenvalues):
+        return
+    values = np.asarray(eigenvalues)
+    if np.any(values.min(-1) < -ROUNDING * np.abs(values).max(-1)):
+        raise ValueError(
+            f"{name} must have no negative eigenvalue, got {values.min():.3g} beside "
+            f"{values.max():.3g}"
+        )
 
 
 _all_finite = jax.jit(trees.all_finite)  # leaf by leaf, every shape would be compiled on its own

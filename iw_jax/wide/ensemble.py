@@ -151,7 +151,8 @@ def ensemble(within: Kernels, targets: Any) -> Ensemble:
       targets: Y, (N, k), or (N,) for one output.
 
     Raises:
-      ValueError: for shapes that do not fit, or numbers that are not finite.
+      ValueError: for shapes that do not fit, numbers that are not finite, or kernels that are none:
+        not symmetric, or Θ with a negative eigenvalue.
 
     References:
       Lee et al., arXiv:1902.06720, Eqs. 10 to 13; Shwartz-Ziv & Alemi, arXiv:1911.09189, Sec. 2.
@@ -167,7 +168,10 @@ def ensemble(within: Kernels, targets: Any) -> Ensemble:
         )
     for name, value in (("targets", y), ("within.nngp", nngp), ("within.ntk", ntk)):
         checks.finite(name, value)
+    for name, value in (("within.nngp", nngp), ("within.ntk", ntk)):
+        checks.symmetric(name, value)
     eigenvalues, v = xp.linalg.eigh(ntk)
+    checks.semidefinite("within.ntk", eigenvalues)
     turned = _transposed(v, xp)
     return Ensemble(
         eigenvalues=xp.maximum(eigenvalues, 0.0),

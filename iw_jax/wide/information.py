@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from iw_jax import trees
+from iw_jax import checks, trees
 from iw_jax.wide.ensemble import Ensemble, Moments, _product, _reached, checked_times
 from iw_jax.wide.kernels import Kernels
 
@@ -74,7 +74,10 @@ def data_information(moments: Moments, prior_variance: Any) -> Any:
 
     Args:
       moments: of the outputs at M inputs.
-      prior_variance: K(x, x), (..., M); infinite where s² is 0.
+      prior_variance: K(x, x), (..., M), positive. The KL is infinite where s² is 0.
+
+    Raises:
+      ValueError: for another shape, or a prior variance that is not positive.
     """
     xp = trees.namespace(moments, prior_variance)
     prior, size = xp.asarray(prior_variance, float), moments.mean.shape[-1]
@@ -83,6 +86,7 @@ def data_information(moments: Moments, prior_variance: Any) -> Any:
             f"prior_variance must be of shape {moments.variance.shape[1:]} as the outputs are, "
             f"got {prior.shape}"
         )
+    checks.positive("prior_variance", prior)
     ratio = moments.variance / prior
     there = ratio > 0
     log_ratio = xp.where(there, xp.log(xp.where(there, ratio, 1.0)), -np.inf)
@@ -100,11 +104,17 @@ def mean_weight_information(ensemble: Ensemble, times: Any, target_covariance: A
       ensemble: with Θ = K; its targets do not matter.
       times: as for `distance_moved`.
       target_covariance: S, (N, N).
+
+    Raises:
+      ValueError: as `distance_moved`; for Θ other than K, or S that is no covariance.
     """
     xp, t, eigenvalues = _spectral(ensemble, times)
+    _check_frozen(ensemble)
     size, psi = ensemble.targets.shape[-1], _reached(t, eigenvalues, xp)
     blank = trees.replace(ensemble, targets=xp.zeros_like(ensemble.targets))
-    spread = size * (eigenvalues * psi**2 * _diagonal(ensemble.rotated(target_covariance), xp))
+    turned = ensemble.rotated(target_covariance)
+    _check_covariance(target_covariance)
+    spread = size * (eigenvalues * psi**2 * _diagonal(turned, xp))
     return weight_information(blank, times) + spread.sum(-1) / 2
 
 
@@ -118,8 +128,12 @@ def target_information(ensemble: Ensemble, times: Any, target_covariance: Any) -
       ensemble: with Θ = K; its targets do not matter.
       times: finite; as for `distance_moved`.
       target_covariance: S, (N, N).
+
+    Raises:
+      ValueError: for an infinite time, Θ other than K, or S that is no covariance.
     """
     xp, t, eigenvalues = _spectral(ensemble, times)
+    _check_frozen(ensemble)
     if trees.is_concrete(t) and np.isinf(t).any():
         raise ValueError("times must be finite: exact outputs know an infinite number of nats")
     there = eigenvalues > 0
@@ -130,6 +144,7 @@ def target_information(ensemble: Ensemble, times: Any, target_covariance: Any) -
     log_d = xp.where(positive, log_d, -np.inf)
     log_c = xp.maximum(log_d, 0.0)  # det(I + DSD) = c² det(c^-2 + (D/c) S (D/c))
     spread = ensemble.rotated(target_covariance)
+    _check_covariance(target_covariance)
     d = xp.exp(log_d - log_c)
     scaled = d[..., :, None] * spread * d[..., None, :]
     scaled = scaled + xp.exp(-2 * log_c)[..., None] * xp.eye(spread.shape[-1])
@@ -150,13 +165,14 @@ def output_information(
       target_covariance: S, (N, N).
 
     Raises:
-      ValueError: where the covariance of the outputs is singular to rounding, as at two equal
-        inputs.
+      ValueError: for S that is no covariance, or where the covariance of the outputs is singular
+        to rounding, as at two equal inputs.
     """
     xp = trees.namespace(ensemble, times, across, prior_covariance, target_covariance)
     spread, whole = (
         ensemble.covariance(times, across, prior_covariance, s) for s in (None, target_covariance)
     )
+    _check_covariance(target_covariance)
     if xp is np:
         lowest = np.linalg.eigvalsh(spread)[..., 0]
         if np.any(lowest <= 0):
@@ -174,6 +190,27 @@ def _spectral(ensemble: Ensemble, times: Any) -> tuple[Any, Any, Any]:
     xp = trees.namespace(ensemble, times)
     times, eigenvalues = checked_times(ensemble, times, xp), xp.asarray(ensemble.eigenvalues)
     return xp, times.reshape(-1, *(1,) * eigenvalues.ndim), eigenvalues
+
+
+def _check_frozen(ensemble: Ensemble) -> None:
+    """Raises unless Θ = K, where outputs are linear in weights that start as N(0, I)."""
+    if not trees.is_concrete(ensemble):
+        return
+    prior, eigenvalues = np.asarray(ensemble.prior), np.asarray(ensemble.eigenvalues)
+    apart = np.abs(prior - eigenvalues[..., None] * np.eye(eigenvalues.shape[-1])).max()
+    if apart > checks.ROUNDING * eigenvalues.max():
+        raise ValueError(
+            "ensemble must be one of Θ = K, as where only the last layer is trained: "
+            f"ensemble(Kernels(K, K), targets); got kernels {apart:.3g} apart"
+        )
+
+
+def _check_covariance(target_covariance: Any) -> None:
+    """Raises for S that is not symmetric, or has a negative eigenvalue."""
+    if trees.is_concrete(target_covariance):
+        checks.symmetric("target_covariance", target_covariance)
+        eigenvalues = np.linalg.eigvalsh(np.asarray(target_covariance, float))
+        checks.semidefinite("target_covariance", eigenvalues)
 
 
 def _diagonal(matrix: Any, xp: Any) -> Any:

@@ -15,10 +15,10 @@ from iw_jax.estimates import Estimate
 from iw_jax.wide import sampled
 from iw_jax.wide.ensemble import Moments
 
-# The integrand over a standard normal u is analytic where |Im u| < π/(2s|Δ|): the trapezoidal rule
-# has converged to rounding for logits of a standard deviation of up to 15.
-_NODES = np.linspace(-9, 9, 721)
-_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
+# The integrand over a standard normal u is analytic where |Im u| < π/(s|Δ|), so that steps h of the
+# trapezoidal rule err by exp(-2π²/(h s|Δ|)): 1e-17 at h s|Δ| = 1/2.
+_REACH, _STEP = 9.0, 0.025
+_MOST = 2**16  # steps
 
 
 def gibbs_loss(moments: Moments, targets: Any) -> Any:
@@ -64,7 +64,8 @@ def class_losses(
 ) -> ClassLosses:
     """Losses of labels c under q(c|z) = N(e_c; z, I)/Σ_c' N(e_c'; z, I).
 
-    Two classes: an integral over the difference of the logits, to rounding. More: draws of z.
+    Two classes: an integral over the difference of the logits, to rounding (under an outer `jit`,
+    where its steps cannot be chosen, up to a standard deviation of 20). More: draws of z.
 
     Args:
       moments: of the outputs at M inputs.
@@ -74,7 +75,8 @@ def class_losses(
       num_draws: of z, for more than two classes.
 
     Raises:
-      ValueError: for shapes that do not fit, or labels that are no rows of `codes`.
+      ValueError: for shapes that do not fit, labels that are no rows of `codes`, or, of two
+        classes, a difference of the logits whose standard deviation is above 1,800.
       TypeError: for more than two classes without a key.
     """
     xp = trees.namespace(moments, labels, codes)
@@ -114,16 +116,32 @@ def _two_classes(moments: Moments, labels: Any, codes: Any, offsets: Any, xp: An
     apart = codes[1] - codes[0]
     sign = xp.where(labels == 1, -1.0, 1.0)
     spread = xp.sqrt((apart * apart).sum())
+    nodes = _nodes(spread, moments.variance)
+    weights = np.exp(-0.5 * nodes**2) / np.exp(-0.5 * nodes**2).sum()
 
     def losses(one: tuple[Any, Any]) -> ClassLosses:
         mean, variance = one
         centre = sign * (mean @ apart + offsets[1] - offsets[0])
-        logit = centre[..., None] + (spread * xp.sqrt(variance))[..., None] * _NODES
-        gibbs = xp.logaddexp(0.0, logit) @ _WEIGHTS
-        bayes = -xp.log(xp.exp(-xp.logaddexp(0.0, logit)) @ _WEIGHTS)
+        logit = centre[..., None] + (spread * xp.sqrt(variance))[..., None] * nodes
+        gibbs = xp.logaddexp(0.0, logit) @ weights
+        bayes = -xp.log(xp.exp(-xp.logaddexp(0.0, logit)) @ weights)
         return ClassLosses(sampled.exact(gibbs, xp), sampled.exact(bayes, xp))
 
     return _each_time(losses, moments, xp)
+
+
+def _nodes(spread: Any, variance: Any) -> np.ndarray:
+    """Values of u, close enough for the logits of the largest standard deviation."""
+    steps = 2 * _REACH / _STEP
+    if trees.is_concrete((spread, variance)):
+        widest = float(np.sqrt(np.max(variance))) * float(spread)
+        steps = max(steps, 4 * _REACH * widest)
+        if not steps <= _MOST:
+            raise ValueError(
+                "the standard deviation of the difference of two logits, s |e_1 - e_0|, must be at "
+                f"most {_MOST / (4 * _REACH):.0f}, got {widest:.3g}"
+            )
+    return np.linspace(-_REACH, _REACH, int(np.ceil(steps)) + 1)
 
 
 def _chance(logits: Any, labels: Any, xp: Any) -> Any:

@@ -59,7 +59,7 @@ def test_a_curve_above_the_frontier_is_told(rows):
 
 def test_draws_that_disagree_with_the_integral_are_told(rows):
     biased = [
-        {**row, "drawn_lower_nats": row["drawn_lower_nats"] + 3}
+        {**row, "drawn_lower_nats": row["drawn_lower_nats"] + 0.2}
         if row["part"] == "infinite"
         else row
         for row in rows
@@ -111,6 +111,24 @@ def test_a_network_linear_in_its_weights_flows_as_the_matrix_exponential():
             left = linalg.expm(-t * j.T @ j)
             w_t = left @ w + np.linalg.pinv(j) @ (np.eye(6) - linalg.expm(-t * ntk)) @ y
             np.testing.assert_allclose(member[i], 1.3 * other @ w_t / 2, atol=2e-3)
+
+
+def test_steps_are_small_enough_for_narrow_networks(monkeypatch):
+    """Whose tangent kernel outgrows that of infinite width, from which the first step is."""
+    network = wide.Network(2, "erf", 1.0, 0.1)
+    dataset = gaussian_pair.load(20, 0)
+    x, y = dataset.train_inputs, gaussian_pair.targets(dataset.train_inputs, 0, "train")
+    steepest = np.linalg.eigvalsh(wide.kernels(network, x).ntk)[-1]
+    data, key = (x, y, dataset.test_inputs[:10]), jax.random.key(8)
+    z = []
+    for step in (finite_width.STEP, finite_width.STEP / 64):
+        monkeypatch.setattr(finite_width, "STEP", step)
+        z.append(finite_width.outputs(key, network, 8, data, np.array([0.1, 3.0]), steepest, 16))
+    assert np.abs(z[0] - z[1]).max() < 1e-2
+    monkeypatch.setattr(finite_width, "HALVINGS", 1)
+    monkeypatch.setattr(finite_width, "STEP", 0.5)
+    with pytest.raises(ArithmeticError, match="outputs of networks of width 8 still change by"):
+        finite_width.outputs(key, network, 8, data, np.array([0.1, 3.0]), steepest, 16)
 
 
 @pytest.mark.slow

@@ -184,5 +184,36 @@ def test_what_has_no_information_is_named(gaussian_law):
     twice = wide.Kernels(*(np.concatenate([m, m]) for m in (across.nngp, across.ntk)))
     with pytest.raises(ValueError, match="covariance of the outputs must have an inverse"):
         wide.output_information(e, TIMES, twice, np.block([[prior, prior], [prior, prior]]), spread)
+    moments = e.at(TIMES, across, np.diag(prior))
     with pytest.raises(ValueError, match=r"prior_variance must be of shape \(5,\)"):
-        wide.data_information(e.at(TIMES, across, np.diag(prior)), np.ones(4))
+        wide.data_information(moments, np.ones(4))
+    with pytest.raises(ValueError, match=r"prior_variance must be positive and finite, got 0.0"):
+        wide.data_information(moments, np.diag(prior) * [1, 1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("measure", [wide.mean_weight_information, wide.target_information])
+def test_a_network_whose_tangent_kernel_is_another_is_refused(measure, gaussian_law):
+    _, k, _, _, spread = gaussian_law
+    for ntk in (k + 1e-3 * np.eye(N), 2 * k):
+        e = wide.ensemble(wide.Kernels(k, ntk), np.zeros(N))
+        with pytest.raises(ValueError, match="ensemble must be one of Θ = K.*got kernels"):
+            measure(e, TIMES, spread)
+    rounded = np.asarray(k, np.float32)
+    measure(wide.ensemble(wide.Kernels(rounded, rounded), np.zeros(N)), TIMES, spread)
+
+
+def test_a_target_covariance_that_is_none_is_refused(gaussian_law):
+    e, _, across, prior, spread = gaussian_law
+    sheared = spread + np.triu(np.ones((N, N)), 1)
+    indefinite = spread - 2 * np.linalg.eigvalsh(spread)[0] * np.eye(N)
+    measures = (
+        lambda s: wide.mean_weight_information(e, TIMES, s),
+        lambda s: wide.target_information(e, TIMES, s),
+        lambda s: wide.output_information(e, TIMES, across, prior, s),
+    )
+    for measure in measures:
+        with pytest.raises(ValueError, match="target_covariance must be symmetric"):
+            measure(sheared)
+        with pytest.raises(ValueError, match="target_covariance must have no negative eigenvalue"):
+            measure(indefinite)
+        assert np.all(np.isfinite(measure(np.ones((N, N)))))  # of rank 1

@@ -31,7 +31,7 @@ def test_losses_of_densities_are_those_of_members(moments):
     np.testing.assert_allclose(gibbs[:, 0], bayes[:, 0], rtol=1e-12)  # one member
 
 
-@pytest.mark.parametrize("deviation", [0.05, 1.0, 6.0])
+@pytest.mark.parametrize("deviation", [0.05, 1.0, 6.0, 200.0])
 def test_two_classes_are_an_integral_over_one_logit(deviation):
     mean = np.array([[[0.3], [-1.5]]])
     found = wide.class_losses(
@@ -40,7 +40,9 @@ def test_two_classes_are_an_integral_over_one_logit(deviation):
 
     def expected(of, centre, sign):
         density = lambda u: stats.norm.pdf(u) * of(2 * sign * (centre + deviation * u))  # noqa: E731
-        return integrate.quad(density, -10, 10, epsabs=1e-13, epsrel=1e-13, limit=400)[0]
+        turn = -centre / deviation + np.array([-40, 0, 40]) / (2 * deviation)
+        at = np.sort(np.clip(turn, -10, 10))
+        return integrate.quad(density, -10, 10, epsabs=1e-13, epsrel=1e-13, limit=400, points=at)[0]
 
     for i, (centre, sign) in enumerate([(0.3, 1), (-1.5, -1)]):
         gibbs = -expected(special.log_expit, centre, sign)
@@ -98,6 +100,12 @@ def test_labels_that_do_not_fit_are_named(changes, error, message, moments):
     given = {"labels": np.zeros(5, int), "codes": CODES, "key": jax.random.key(0), **changes}
     with pytest.raises(error, match=message):
         wide.class_losses(moments, given.pop("labels"), given.pop("codes"), **given)
+
+
+def test_logits_too_wide_for_the_integral_are_named():
+    wide_apart = wide.Moments(np.zeros((1, 1, 1)), np.full((1, 1), 1e6))
+    with pytest.raises(ValueError, match="must be at most 1820, got 2e\\+03"):
+        wide.class_losses(wide_apart, [1], np.array([-1.0, 1.0]))
 
 
 def test_targets_that_do_not_fit_are_named(moments):
