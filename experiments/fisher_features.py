@@ -231,10 +231,9 @@ def summarize(rows: Rows, config: Config) -> dict[str, Any]:
 
 def check(rows: Rows, config: Config) -> list[checks.Check]:
     """Whether known informations are found."""
-    del config
     return [
         *(_check_input(rows, name) for name in PROBLEMS),
-        _check_variance(rows),
+        _check_variance(rows, config),
         _check_projection(rows),
     ]
 
@@ -260,12 +259,15 @@ def _check_projection(rows: Rows) -> checks.Check:
     # Noise of 1 % on every unit, by which singular covariances are kept regular, hides a little.
     off = np.maximum(np.abs(value - exact) - 0.01 * exact, 0) / stderr
     relu = [row for row in rows if row["kind"] == "random" and row["problem"] == "relu"]
-    below = tables.column(relu, "information")[1:] - exact[1:]
-    spread = tables.column(relu, "information_stderr")[1:]
+    found, spread = (tables.column(relu, f"information{end}") for end in ("", "_stderr"))
+    # ReLU sees the first projection, and after that only what the layer before has left.
+    before = np.array([exact[1], *found[1:-1]])
+    over = (found[1:] - before) / np.hypot(spread[1:], [0.0, *spread[1:-1]])
     t = fisher.allowance(2 * len(own))
     return checks.Check(
-        "random linear layers keep the projection of the signal, ReLU layers no more",
-        bool(off.max() < t and np.all(below < t * spread)),
+        "random linear layers keep the projection of the signal; the first ReLU layer has no more, "
+        "and each later one no more than the one before",
+        bool(off.max() < t and over.max() < t),
         "linear "
         + ", ".join(f"{v:.3g} ({e:.3g})" for v, e in zip(value, exact, strict=True))
         + "; ReLU "
@@ -273,19 +275,29 @@ def _check_projection(rows: Rows) -> checks.Check:
     )
 
 
-def _check_variance(rows: Rows) -> checks.Check:
-    """What features without biases find of a variance is I/(π - 2), however many there are."""
-    (_, with_biases, some), (_, without, few) = (inputs(rows, "variance", k) for k in FEATURES)
+def _check_variance(rows: Rows, config: Config) -> checks.Check:
+    """What features without biases find of a variance is I/(π - 2), however many there are.
+
+    Both kinds see the same samples. Where one finds I and the other ρ² I, ρ² = 1/(π - 2), noises of
+    their slopes are correlated by ρ, and the relative variance of the ratio is 1/ρ² - 1 = π - 3 of
+    that of I; to which comes what needless features add by chance.
+    """
+    (count, with_biases, some), (_, without, few) = (inputs(rows, "variance", k) for k in FEATURES)
     whole, t = VARIANCE.information, fisher.allowance(4)
-    limit = whole / (np.pi - 2)
+    limit, ratio = 1 / (np.pi - 2), without[-1] / with_biases[-1]
+    chance = np.sqrt(2 * count[-1] / config.num_repeats) * 2
+    chance /= config.num_samples * (2 * VARIANCE.delta) ** 2
+    stderr = limit * np.hypot(np.sqrt(np.pi - 3) * some[-1], chance) / with_biases[-1]
     # δ = 0.1 is 1 % of θ², which moves J by as much.
-    stuck = np.all(np.abs(without[1:] - limit) < t * few[1:] + 0.01 * whole)
-    nearly = abs(with_biases[-1] - whole) < t * some[-1] + 0.03 * whole
+    stuck = np.all(np.abs(without[1:] - limit * whole) < t * few[1:] + 0.01 * whole)
+    nearly = abs(ratio - limit) < t * stderr + 0.01
     return checks.Check(
-        "of a variance, the paper's features find I/(π - 2), features with biases nearly I",
+        "of a variance, the paper's features find I/(π - 2), and as much of what features with "
+        "biases find in the same samples",
         bool(stuck and nearly),
-        f"in units of I: {without[-1] / whole:.3f} ± {few[-1] / whole:.3f} "
-        f"({limit / whole:.3f}), {with_biases[-1] / whole:.3f} ± {some[-1] / whole:.3f}",
+        f"in units of I: {without[-1] / whole:.3f} ± {few[-1] / whole:.3f}, "
+        f"{with_biases[-1] / whole:.3f} ± {some[-1] / whole:.3f}; ratio {ratio:.4f} ± "
+        f"{stderr:.4f} ({limit:.4f})",
     )
 
 

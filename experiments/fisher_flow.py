@@ -464,22 +464,22 @@ def _check_bound(rows: Rows) -> checks.Check:
 
 
 def _check_training(rows: Rows, config: Config) -> checks.Check:
-    del config
     output = of_layers(rows, "information", numbers(rows)[-1])[:, :, -1]
+    part = 0.5 if config.num_steps >= 5000 else 0.25  # networks of `quick` are half trained
     return checks.Check(
-        "training raises the information of the output",
-        bool(np.all(output.max(1) > 2 * output[:, 0])),
+        f"training raises the information of the output, to at least {part:g} of the input's",
+        bool(np.all(output.max(1) > part * truth(rows).information)),
         f"from {output[:, 0].mean():.3g} to {output.max(1).mean():.3g}",
     )
 
 
 def _check_memory(rows: Rows) -> checks.Check:
-    """A training error below the bound is learned by heart: that of other samples is not below."""
+    """An observation, no law: over all θ of the grid, one who knows the grid may be below 1/I."""
     bound = 1 / truth(rows).information
     train, test = (tables.column(rows, f"{part}_mse") for part in ("train", "test"))
     below = train < bound
     return checks.Check(
-        "where the training MSE is below 1/I(input), the test MSE is not",
+        "as observed: where the training MSE is below 1/I(input), the test MSE is not",
         bool(np.all(test[below] > bound)),
         f"test MSE there at least {test[below].min() / bound:.3g}/I"
         if below.any()

@@ -12,7 +12,8 @@ has no bias for N Gaussian features. Of other laws a bias of order N/T is left; 
 error come from a jackknife over blocks of samples, which assumes no law.
 
 Where Σ is singular, or nearly, J is that of the features with independent noise added to each. The
-noise is not drawn: its variance is added to the diagonal, and N becomes tr Σ (Σ + noise)⁻¹.
+noise is not drawn: its variance is added to the diagonal, and N becomes tr Σ (Σ + noise)⁻¹. What is
+added is at least 1e-11 of a feature's variance, more in float32, so that Σ can be inverted at all.
 
 A Cholesky factor of all features holds those of the first one, the first two, ...: one triangular
 solve gives J of every nested set.
@@ -52,8 +53,11 @@ def linear_fisher_information(
     """J = μ'·Σ⁻¹ μ' about a parameter θ, from samples of features at θ - δ and θ + δ; 1/θ².
 
     Without the bias of few samples. That of a finite δ is left, of order δ²: halve δ to see it. The
-    Fisher information of the features is at least J. Features that are constant are left out, and
-    directions in which features have no variance do not count. Computed in float64 on the host.
+    Fisher information of the features is at least J. Features that are constant are left out.
+    A combination of features without variance, such as the difference of two equal ones, counts for
+    nothing as long as θ does not move it. If θ does, as in (x, x + θ), the information is infinite
+    and J a large number set by `noise`, or by the 1e-11 that stands for it where it is 0. Computed
+    in float64 on the host.
 
     Args:
       minus: features at θ - δ, independent samples (T, N), T >= N + 3.
@@ -61,14 +65,15 @@ def linear_fisher_information(
       delta: δ, positive; half the distance between the two values of θ.
       noise: standard deviation of the noise that every feature is taken to have beside its own, in
         units of its own standard deviation; at least 0.
-      num_blocks: G, of the jackknife that the standard error comes from; at least 2.
+      num_blocks: G, of the jackknife that the standard error comes from; at least 2. T, if there
+        are no more samples.
 
     Returns:
       J, with G - 1 degrees of freedom; `cost` is 2T. It may be below 0, where the truth is near it.
 
     Raises:
-      ValueError: for δ <= 0, noise < 0, samples that are not finite or too few, or shapes that
-        differ.
+      ValueError: for δ <= 0, noise < 0, samples that are not finite or too few, shapes that differ,
+        or a feature that θ moves and that has no variance besides: its information is infinite.
 
     References:
       Kanitscheider et al., PLoS Comput. Biol. 11 (2015) e1004218: the correction. Weimar et al.,
@@ -87,7 +92,9 @@ def linear_fisher_information(
     checks.finite("plus", plus)
     require_samples("T", *minus.shape)
     shift, scale = standardisation(np.stack([minus, plus]))
-    low, high = (np.array_split((x - shift) * scale, num_blocks) for x in (minus, plus))
+    minus, plus = ((x - shift) * scale for x in (minus, plus))
+    _require_variance(minus, plus)
+    low, high = (np.array_split(x, min(num_blocks, len(x))) for x in (minus, plus))
     moments = Moments(
         counts=np.array([len(x) for x in low]),
         sums=np.array([[x.sum(0), y.sum(0)] for x, y in zip(low, high, strict=True)]),
@@ -166,6 +173,16 @@ def standardisation(features: Any) -> tuple[Any, Any]:
     spread = xp.sqrt(xp.square(features - mean).mean((0, 1)))
     live = spread > 100 * eps * xp.abs(mean)
     return mean, live / xp.where(live, spread, 1.0)
+
+
+def _require_variance(minus: np.ndarray, plus: np.ndarray) -> None:
+    """Raises where a standardised feature has its variance, 1, from the distance of θ alone."""
+    constant = (minus.var(0) + plus.var(0)) / 2 < DEAD
+    if (known := constant & (minus[0] != plus[0])).any():
+        raise ValueError(
+            f"feature {known.argmax()} must vary at θ - δ and at θ + δ where it differs between "
+            "them, got a constant at each: it tells θ without error, and J is infinite"
+        )
 
 
 def check_noise(noise: float) -> None:

@@ -225,6 +225,38 @@ def test_samples_that_say_nothing_are_named(changes, message):
         iw.linear_fisher_information(**given)
 
 
+def test_no_block_of_the_jackknife_is_empty():
+    """Eight samples make eight blocks at most, and as many degrees of freedom less one."""
+    pair = gaussian(0, 8, 2, 0.1)
+    found, expected = (iw.linear_fisher_information(*pair, 0.1, num_blocks=n) for n in (20, 8))
+    assert found.dof == 7
+    np.testing.assert_array_equal(found.value, expected.value)
+    np.testing.assert_array_equal(found.stderr, expected.stderr)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7])
+def test_a_feature_that_is_the_parameter_itself_is_named(spread):
+    """It was left out as if it were constant, though its information is infinite, or nearly."""
+    known = [
+        np.hstack([x, np.full((30, 1), sign * 0.1) + spread * x[:, :1]])
+        for x, sign in zip(gaussian(0, 30, 2, 0.1), (-1, 1), strict=True)
+    ]
+    with pytest.raises(ValueError, match="feature 2 must vary at θ - δ and at θ"):
+        iw.linear_fisher_information(*known, 0.1)
+
+
+def test_of_a_difference_that_is_the_parameter_noise_sets_what_is_found():
+    """(x, x + θ) with noise on both: 1/(2 noise²), as the docstring says of such directions."""
+    low, high = gaussian(0, 2000, 1, 0.1, slope=0.0)
+    pair = [np.hstack([low, low - 0.1]), np.hstack([high, high + 0.1])]
+    for noise in (0.1, 0.01):
+        x, y = 1 + noise**2, 1.0
+        expected = np.array([0, 1]) @ np.linalg.solve([[x, y], [y, x]], [0, 1])
+        found = iw.linear_fisher_information(*pair, 0.1, noise=noise)
+        assert abs(found.value / expected - 1) < 0.1
+        assert abs(found.value * 2 * noise**2 - 1) < 0.1
+
+
 def test_what_is_constant_tells_nothing():
     found = iw.linear_fisher_information(np.ones((30, 2)), np.ones((30, 2)), 0.1)
     assert found.value == 0
