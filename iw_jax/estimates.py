@@ -66,8 +66,7 @@ class Estimate:
         References:
           Efron & Stein, Ann. Statist. 9 (1981).
         """
-        count = left_out.shape[0]
-        return Estimate.mean_of(whole + (count - 1) * (whole - left_out))
+        return Estimate.mean_of(jackknife_pseudovalues(whole, left_out))
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
         """Two-sided interval that covers sampling (Student t) and truncation (bracket).
@@ -96,6 +95,11 @@ class Estimate:
         if lower == upper:
             return f"{value:.6g} (exact)"
         return f"{value:.6g} [{lower:.6g}, {upper:.6g}]"
+
+
+def jackknife_pseudovalues(whole: Any, left_out: Any) -> Any:
+    """(N, ...), as independent, nearly, as the samples; arguments as for `Estimate.jackknife`."""
+    return whole + (left_out.shape[0] - 1) * (whole - left_out)
 
 
 def left_out(samples: Any) -> Any:

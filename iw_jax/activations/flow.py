@@ -39,18 +39,21 @@ class FisherFlow:
 
     Standard errors and biases are as for `iw.linear_fisher_information`. Values belong to the same
     samples, so that those of two layers, or of two networks measured with one key, differ by less
-    than their errors say.
+    than their errors say: between layers `lost` has the error of the difference.
 
     Attributes:
       information: of all features, (L + 1,): a lower bound of I(θ), up to sampling error.
         `converged` says that the last features that were added changed it little, see
         `fisher_flow`; where they did, I is larger.
+      lost: information of the layer before less that of the layer, (L,). At least 0, up to sampling
+        error, and to what the features have not found in the layer before.
       linear: J of the activations alone, (L + 1,): what a linear readout can use.
       path: J with as many random features added as each of `num_features`, (L + 1, U).
       num_features: (U,).
     """
 
     information: Estimate
+    lost: Estimate
     linear: Estimate
     path: Estimate
     num_features: tuple[int, ...] = trees.static()
@@ -150,18 +153,21 @@ def fisher_flow(
         batch_size=math.ceil(num_samples / num_blocks / chunks),
         mesh=mesh,
     )
-    paths = []
+    paths, values = [], []
     for i, (size, moments) in enumerate(zip(sizes, found, strict=True)):
         checks.finite(f"activations of layer {i}" if i else "samples", moments.sums)
         counts = [size + added for added in num_features]
-        paths.append(linear_fisher.information(moments, float(delta), noise, counts))
-    cost = paths[0].cost  # of all layers at once
+        values.append(linear_fisher.pseudovalues(moments, float(delta), noise, counts))
+        paths.append(Estimate.mean_of(values[-1]))
+    cost = 2 * int(np.sum(found[0].counts))  # of all layers at once
     path = trees.replace(jax.tree.map(lambda *x: np.stack(x), *paths), cost=cost)
     first, last = (
         jax.tree.map(lambda x, at=at: x[:, at] if np.ndim(x) else x, path) for at in (0, -1)
     )
+    fall = -np.diff([value[:, -1] for value in values], axis=0)
     return FisherFlow(
         information=trees.replace(last, converged=settled(np.asarray(path.value), gamma, kappa)),
+        lost=trees.replace(Estimate.mean_of(fall.T), cost=cost),
         linear=first,
         path=path,
         num_features=num_features,

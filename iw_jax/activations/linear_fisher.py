@@ -27,7 +27,7 @@ import numpy as np
 from scipy import linalg
 
 from iw_jax import checks, trees
-from iw_jax.estimates import Estimate
+from iw_jax.estimates import Estimate, jackknife_pseudovalues
 
 DEAD = 1e-9  # of a feature's typical variance: below that it tells nothing but rounding
 
@@ -105,7 +105,15 @@ def linear_fisher_information(
 
 
 def information(moments: Moments, delta: float, noise: float, sizes: Sequence[int]) -> Estimate:
-    """J of the first features, as many as each of `sizes` says; (len(sizes),), 1/θ².
+    """J of the first features, as many as each of `sizes` says; (len(sizes),), 1/θ²."""
+    found = Estimate.mean_of(pseudovalues(moments, delta, noise, sizes))
+    return trees.replace(found, cost=2 * int(np.sum(moments.counts)))
+
+
+def pseudovalues(moments: Moments, delta: float, noise: float, sizes: Sequence[int]) -> np.ndarray:
+    """Those of the jackknife, (G, len(sizes)): `information` is their mean, as if independent.
+
+    Differences of those of the same samples give differences of J, with the error that these have.
 
     Args:
       moments: of all of them; its dtype says how far they are rounded.
@@ -128,8 +136,7 @@ def information(moments: Moments, delta: float, noise: float, sizes: Sequence[in
 
     totals = counts.sum(), sums.sum(0), products.sum(0)
     left_out = np.stack([without(own) for own in zip(counts, sums, products, strict=True)])
-    found = Estimate.jackknife(without((0, 0, 0)), left_out)
-    return trees.replace(found, cost=int(2 * totals[0]))
+    return jackknife_pseudovalues(without((0, 0, 0)), left_out)
 
 
 def _information(

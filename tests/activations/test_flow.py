@@ -70,6 +70,14 @@ def test_linear_layers_keep_the_projection_of_the_signal(through_linear_layers):
     for estimate in (found.linear, found.information):
         error = np.abs(estimate.value - np.array(expected))
         assert np.all(error < 4 * estimate.stderr + 0.01 * np.array(expected))
+    # All layers see the same samples: what is lost is known better than what is there.
+    assert np.all(
+        np.abs(found.lost.value + np.diff(expected)) < 4 * found.lost.stderr + 0.01 * SIZE
+    )
+    np.testing.assert_allclose(found.lost.value, -np.diff(found.information.value), rtol=1e-9)
+    # Of nothing lost, what the layers' own 16 random features add by chance is left.
+    chance = np.hypot(1, 1) * np.sqrt(2 * 16) * 2 / (8000 * 0.2**2)
+    assert found.lost.stderr[0] < 2 * chance < 0.3 * found.information.stderr[1]
     assert found.path.value.shape == (4, 3)
     assert found.information.converged.tolist() == [True] * 4
     assert found.information.cost == 16_000
@@ -138,8 +146,7 @@ def test_no_layer_has_more_than_the_input():
     params = weights(1, SIZE, 12, 8, 4)
     found = iw.fisher_flow(KEY, RELU, params, gaussian, 0.3, 0.1, **SHORT)
     assert np.all(found.information.value < SIZE + 3 * found.information.stderr)
-    steps = -np.diff(found.information.value)
-    assert np.all(steps > -3 * found.information.stderr[1:])
+    assert np.all(found.lost.value > -3 * found.lost.stderr)
     assert found.information.value[-1] < 0.8 * SIZE
 
 
@@ -187,6 +194,23 @@ def test_float32_keeps_the_digits_of_features_far_from_0():
         single = iw.fisher_flow(KEY, (), None, far, 0.0, 0.1, **options)
     np.testing.assert_allclose(single.linear.value, double.linear.value, rtol=2e-4)
     np.testing.assert_allclose(single.linear.stderr, double.linear.stderr, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_a_layer_loses():
+    """Three of six units: half of the information, known better than that of either layer."""
+    half = (lambda _, t: t[:, :3],)
+    found = [
+        iw.fisher_flow(k, half, None, gaussian, 0.0, 0.1, num_samples=2000, num_features=(0,))
+        for k in jax.random.split(KEY, 300)
+    ]
+    truth = SIZE / 2 / (1 + 0.01**2)
+    ends = [e.lost.interval() for e in found]
+    covered = np.mean([low[0] <= truth <= high[0] for low, high in ends])
+    assert covered > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 300)
+    lost = np.array([e.lost.value[0] for e in found])
+    assert abs(lost.mean() - truth) < 3.5 * lost.std() / np.sqrt(len(lost))
+    assert lost.std() < 0.9 * np.std([e.information.value[0] for e in found])
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Fisher flow: known informations, training sets that nest, errors by hand, bad flags."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import pytest
 import iw_jax as iw
 from experiments import fisher_features, fisher_flow
 from experiments.common import fisher_problems as fisher
+from experiments.common.results import Folder
 
 QUICK = fisher_flow.PRESETS["quick"]
+PUBLISHED = Path(__file__).parents[2] / "docs/results/fisher_features"
 
 
 @pytest.mark.parametrize("name", list(fisher.PROBLEMS))
@@ -162,3 +165,26 @@ def test_features_of_a_variance_are_known_in_closed_form():
     assert fisher_features.VARIANCE.information == 0.5
     x = fisher_features.variance(jax.random.key(0), 4.0, 20_000)
     np.testing.assert_allclose(jnp.var(x), 4.0, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("where", "factor", "words"),
+    [
+        ({}, 1.0, None),
+        ({"problem": "lognormal", "features": "softplus"}, 1.05, "lognormal: the input's"),
+        ({"problem": "variance", "features": "paper"}, 1.06, "of a variance"),
+        ({"problem": "variance", "features": "softplus"}, 0.94, "of a variance"),
+        ({"problem": "relu", "layer": 1}, 1.8, "random linear layers"),
+        ({"problem": "relu", "layer": 3}, 3.5, "random linear layers"),  # below the projection
+    ],
+)
+def test_a_known_information_that_is_missed_is_told(where, factor, words):
+    """In the published table, which passes as it is."""
+    rows = Folder(PUBLISHED).read_rows("metrics.csv")
+    for row in rows:
+        if where and all(row[k] == v for k, v in where.items()):
+            row["information"] *= factor
+    checks = fisher_features.check(rows, fisher_features.PRESETS["default"])
+    failed = [c.name for c in checks if not c.passed]
+    assert len(failed) == bool(words)
+    assert all(words in name for name in failed)
