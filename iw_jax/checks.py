@@ -70,7 +70,7 @@ def finite(name: str, value: Any) -> None:
 
 
 def symmetric(name: str, value: Any) -> None:
-    """Raises unless matrices (..., N, N) are their own transposes, to rounding. Traced ones pass."""
+    """Raises unless matrices (..., N, N) are symmetric, to rounding. Traced ones pass."""
     if not trees.is_concrete(value):
         return
     matrix = np.asarray(value)

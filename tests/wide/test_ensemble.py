@@ -210,10 +210,10 @@ def test_kernels_that_are_none_are_named(problem):
     network, x, _, y = problem
     k = wide.kernels(network, x)
     sheared = k.ntk + np.triu(np.ones((25, 25)), 1)
-    with pytest.raises(ValueError, match="within.ntk must be symmetric, got entries 1 apart"):
+    with pytest.raises(ValueError, match=r"within\.ntk must be symmetric, got entries 1 apart"):
         wide.ensemble(wide.Kernels(k.nngp, sheared), y)
-    with pytest.raises(ValueError, match="within.nngp must be symmetric"):
+    with pytest.raises(ValueError, match=r"within\.nngp must be symmetric"):
         wide.ensemble(wide.Kernels(sheared, k.ntk), y)
     indefinite = k.ntk - 1.1 * np.linalg.eigvalsh(k.ntk)[0] * np.eye(25)
-    with pytest.raises(ValueError, match="within.ntk must have no negative eigenvalue, got -"):
+    with pytest.raises(ValueError, match=r"within\.ntk must have no negative eigenvalue, got -"):
         wide.ensemble(wide.Kernels(k.nngp, indefinite), y)

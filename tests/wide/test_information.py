@@ -196,7 +196,7 @@ def test_a_network_whose_tangent_kernel_is_another_is_refused(measure, gaussian_
     _, k, _, _, spread = gaussian_law
     for ntk in (k + 1e-3 * np.eye(N), 2 * k):
         e = wide.ensemble(wide.Kernels(k, ntk), np.zeros(N))
-        with pytest.raises(ValueError, match="ensemble must be one of Θ = K.*got kernels"):
+        with pytest.raises(ValueError, match=r"ensemble must be one of Θ = K.*got kernels"):
             measure(e, TIMES, spread)
     rounded = np.asarray(k, np.float32)
     measure(wide.ensemble(wide.Kernels(rounded, rounded), np.zeros(N)), TIMES, spread)
