@@ -123,6 +123,7 @@ def runs():
     return [measure(seed) for seed in range(25)]
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_quadrature_finds(runs):
     """92 % of 25 runs, less twice the error of counting."""
     assert np.all(hits(runs, SIGMA) >= 0.92 * 25 - 2 * np.sqrt(25 * 0.92 * 0.08))
@@ -364,6 +365,7 @@ def test_other_weights_noise_parameters_and_keys_compile_nothing_new(caplog):
     assert not [said for said in caplog.messages if "Finished XLA compilation" in said]
 
 
+@pytest.mark.slow
 def test_float32_knows_the_input_too():
     """At the width of the papers' noise, with inputs on a circle that every layer keeps."""
     angle = 2 * np.pi * np.arange(NUM) / NUM

@@ -101,6 +101,7 @@ def test_a_ledger_keeps_the_value_before_it_stops(context):
     assert context().ledger("values").get("a", lambda: pytest.fail("computed twice")) == 7
 
 
+@pytest.mark.slow
 def test_the_command_says_so_in_one_line_and_goes_on_later(command_line, tmp_path, monkeypatch):
     words = ("--preset", "quick", *tiny.FLAGS, "--results-dir", tmp_path, "--name", "tiny")
     real, steps = iw.sweep_step, []

@@ -53,6 +53,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=3, **HOW)
 @given(**CASES)
 def test_sums_are_those_of_the_whole(**case):

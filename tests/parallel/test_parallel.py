@@ -138,6 +138,7 @@ def test_cells_in_batches_stay_where_they_are():
     assert all(np.prod([int(n) for n in shape.split(",")]) <= 2 * 4 for shape in gathered)
 
 
+@pytest.mark.slow
 def test_a_state_is_saved_as_it_is_on_any_number_of_devices():
     found = []
     for mesh in (None, iw.make_mesh(sweep=2)):
