@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -114,13 +113,7 @@ PRESETS = {
 }
 
 
-def load(config: Config, data_dir: Path | None) -> data.Dataset:
-    """The data set, true labels."""
-    number = config.num_examples or None
-    dataset = data.load(config.dataset, data_dir=data_dir, num_examples=number, seed=config.seed)
-    count, batch = len(dataset.train_targets), config.batch_size
-    common.require(batch <= count, "batch_size", f"at most {count}, the examples", batch)
-    return dataset
+load = epochs.load
 
 
 def _optimizer(config: Config, count: int) -> tuple[optax.GradientTransformation, int]:

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import iw_jax as iw
-from experiments.common import checks, coders, cost, style, tables
+from experiments.common import checks, coders, cost, epochs, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -129,16 +129,9 @@ PRESETS = {
 
 def load(config: Config, data_dir: Path | None) -> data.Dataset:
     """The data set, true labels."""
-    number = config.num_examples or None
-    dataset = data.load(config.dataset, data_dir=data_dir, num_examples=number, seed=config.seed)
+    dataset = epochs.load(config, data_dir)
     count, largest = len(dataset.train_targets), max(config.numbers)
     common.require(largest <= count, "numbers", f"at most {count}, the examples", config.numbers)
-    common.require(
-        config.batch_size <= count,
-        "batch_size",
-        f"at most {count}, the examples",
-        config.batch_size,
-    )
     return dataset
 
 

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iw_jax as iw
-from experiments.common import checks, coders, cost, style, tables
+from experiments.common import checks, coders, cost, epochs, style, tables
 from experiments.common import config as common
 from experiments.common.context import Context
 from experiments.common.tables import Rows
@@ -116,13 +115,7 @@ PRESETS = {
 }
 
 
-def load(config: Config, data_dir: Path | None) -> data.Dataset:
-    """The data set, true labels."""
-    number = config.num_examples or None
-    dataset = data.load(config.dataset, data_dir=data_dir, num_examples=number, seed=config.seed)
-    count, batch = len(dataset.train_targets), config.batch_size
-    common.require(batch <= count, "batch_size", f"at most {count}, the examples", batch)
-    return dataset
+load = epochs.load
 
 
 def _coder(config: Config, dataset: data.Dataset, latent: int) -> coders.Coder:

@@ -6,14 +6,35 @@ its key in every step; members share both, and differ in a setting (a price, a k
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.common import config as common
+from iw_jax import data
+
 # (params, key, batch, setting) -> what a step differentiates
 Loss = Callable[[Any, jax.Array, Any, Any], jax.Array]
+
+
+def load(config: Any, data_dir: Path | None) -> data.Dataset:
+    """The data set, true labels; at least a batch of it.
+
+    Args:
+      config: with `dataset`, `num_examples` (0 for all), `batch_size` and `seed`.
+      data_dir: where prepared sets are.
+
+    Raises:
+      ValueError: for fewer examples than a batch.
+    """
+    number = config.num_examples or None
+    dataset = data.load(config.dataset, data_dir=data_dir, num_examples=number, seed=config.seed)
+    count, batch = len(dataset.train_targets), config.batch_size
+    common.require(batch <= count, "batch_size", f"at most {count}, the examples", batch)
+    return dataset
 
 
 @partial(jax.jit, static_argnames=("loss", "optimizer", "batch_size"))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.wide.kernels import Kernels, _exact
+from iw_jax.wide.kernels import Kernels, exactly
 
 
 @trees.record
@@ -73,7 +73,7 @@ class Ensemble:
         ntk, nngp = self._rotated(across, xp)
 
         def moments(t: Any) -> Moments:
-            a = ntk * _reached(t, self.eigenvalues, xp)[..., None, :]
+            a = ntk * reached_by(t, self.eigenvalues, xp)[..., None, :]
             variance = prior_variance + ((_dot(a, self.prior, xp) - 2 * nngp) * a).sum(-1)
             return Moments(_dot(a, self.targets, xp), xp.maximum(variance, 0.0))
 
@@ -85,7 +85,7 @@ class Ensemble:
         v = self.eigenvectors
 
         def moments(t: Any) -> Moments:
-            decay = -_product(t, self.eigenvalues, xp)
+            decay = -exponents(t, self.eigenvalues, xp)
             mean = _dot(v, -xp.expm1(decay)[..., None] * self.targets, xp)
             left = xp.exp(decay)
             count = v.shape[-1] if xp is not np else _remaining(t, self.eigenvalues)
@@ -113,7 +113,7 @@ class Ensemble:
             known = known + self.rotated(target_covariance)
 
         def covariance(t: Any) -> Any:
-            a = ntk * _reached(t, self.eigenvalues, xp)[..., None, :]
+            a = ntk * reached_by(t, self.eigenvalues, xp)[..., None, :]
             half = _dot(_dot(a, known, xp) / 2 - nngp, _transposed(a, xp), xp)
             return prior_covariance + half + _transposed(half, xp)
 
@@ -215,21 +215,21 @@ def over_times(function: Callable[[Any], Any], times: Any, xp: Any) -> Any:
     return jax.lax.map(function, times)
 
 
-def _reached(t: Any, eigenvalues: Any, xp: Any) -> Any:
+def reached_by(t: Any, eigenvalues: Any, xp: Any) -> Any:
     """ψ = (1 - e^-tλ)/λ, of all times if t has an axis of them; t where λ = 0."""
     there = eigenvalues > 0
     safe = xp.where(there, eigenvalues, 1.0)
     return xp.where(there, -xp.expm1(-t * safe) / safe, t)
 
 
-def _product(t: Any, eigenvalues: Any, xp: Any) -> Any:
+def exponents(t: Any, eigenvalues: Any, xp: Any) -> Any:
     """t λ, with 0 for λ = 0."""
     return xp.where(eigenvalues > 0, t * xp.where(eigenvalues > 0, eigenvalues, 1.0), 0.0)
 
 
 def _remaining(t: Any, eigenvalues: np.ndarray) -> int:
     """How many of e^-tλ are not below rounding beside the largest of them."""
-    apart = _product(t, eigenvalues - eigenvalues[..., :1], np)
+    apart = exponents(t, eigenvalues - eigenvalues[..., :1], np)
     return int((apart < 40).reshape(-1, apart.shape[-1]).any(0).sum())
 
 
@@ -238,4 +238,4 @@ def _transposed(matrix: Any, xp: Any) -> Any:
 
 
 def _dot(a: Any, b: Any, xp: Any) -> Any:
-    return xp.matmul(a, b, **_exact(xp))
+    return xp.matmul(a, b, **exactly(xp))

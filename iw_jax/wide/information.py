@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from iw_jax import checks, trees
-from iw_jax.wide.ensemble import Ensemble, Moments, _product, _reached, checked_times
+from iw_jax.wide.ensemble import Ensemble, Moments, checked_times, exponents, reached_by
 from iw_jax.wide.kernels import Kernels
 
 
@@ -32,7 +32,7 @@ def distance_moved(ensemble: Ensemble, times: Any) -> Any:
       ValueError: for a negative time, or t = inf where Θ has no inverse.
     """
     xp, t, eigenvalues = _spectral(ensemble, times)
-    moved = eigenvalues * _reached(t, eigenvalues, xp) ** 2  # of Θ^-1 E²
+    moved = eigenvalues * reached_by(t, eigenvalues, xp) ** 2  # of Θ^-1 E²
     size = ensemble.targets.shape[-1]
     return (moved * ((ensemble.targets**2).sum(-1) + size * _diagonal(ensemble.prior, xp))).sum(-1)
 
@@ -64,8 +64,8 @@ def weight_information(ensemble: Ensemble, times: Any, alignment: Any = None) ->
         along = _diagonal(ensemble.prior, xp)
     else:
         along = ((xp.asarray(alignment, float) @ v) * v).sum(-2)
-    volume = size * _product(t, eigenvalues, xp).sum(-1)
-    cross = size * (along * _reached(t, eigenvalues, xp)).sum(-1)
+    volume = size * exponents(t, eigenvalues, xp).sum(-1)
+    cross = size * (along * reached_by(t, eigenvalues, xp)).sum(-1)
     return volume + distance_moved(ensemble, times) / 2 - cross
 
 
@@ -110,7 +110,7 @@ def mean_weight_information(ensemble: Ensemble, times: Any, target_covariance: A
     """
     xp, t, eigenvalues = _spectral(ensemble, times)
     _check_frozen(ensemble)
-    size, psi = ensemble.targets.shape[-1], _reached(t, eigenvalues, xp)
+    size, psi = ensemble.targets.shape[-1], reached_by(t, eigenvalues, xp)
     blank = trees.replace(ensemble, targets=xp.zeros_like(ensemble.targets))
     turned = ensemble.rotated(target_covariance)
     _check_covariance(target_covariance)
@@ -137,8 +137,8 @@ def target_information(ensemble: Ensemble, times: Any, target_covariance: Any) -
     if trees.is_concrete(t) and np.isinf(t).any():
         raise ValueError("times must be finite: exact outputs know an infinite number of nats")
     there = eigenvalues > 0
-    exponent = _product(t, eigenvalues, xp)
-    reached = xp.sqrt(eigenvalues) * _reached(t, eigenvalues, xp)  # (1 - e^-tλ)/√λ = e^-tλ D
+    exponent = exponents(t, eigenvalues, xp)
+    reached = xp.sqrt(eigenvalues) * reached_by(t, eigenvalues, xp)  # (1 - e^-tλ)/√λ = e^-tλ D
     positive = there & (reached > 0)
     log_d = exponent + xp.log(xp.where(positive, reached, 1.0))
     log_d = xp.where(positive, log_d, -np.inf)

@@ -219,7 +219,7 @@ def _slopes(network: Network, a: Any, b: Any, c: Any, xp: Any) -> tuple[Any, Any
 
 def _at_first(x: Any, y: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Mean squares and products of inputs: a (N, 1), b (M,) and c (N, M)."""
-    return _mean_square(x)[:, None], _mean_square(y), xp.matmul(x, y.T, **_exact(xp)) / x.shape[1]
+    return _mean_square(x)[:, None], _mean_square(y), xp.matmul(x, y.T, **exactly(xp)) / x.shape[1]
 
 
 def _block(network: Network, x: Any, y: Any, xp: Any) -> tuple[Any, Any]:
@@ -251,7 +251,7 @@ def _mean_square(x: Any) -> Any:
     return (x * x).sum(1) / x.shape[1]
 
 
-def _exact(xp: Any) -> dict[str, Any]:
+def exactly(xp: Any) -> dict[str, Any]:
     """Options of a matrix product that keeps the digits of its type."""
     return {} if xp is np else {"precision": jax.lax.Precision.HIGHEST}
 
