@@ -59,7 +59,7 @@ class Config:
       betas: prices of the rate, increasing. CEB's γ is 1/β.
       smoothing: part of the labels that label smoothing spreads over all classes.
       label_scale: standard deviation of the Gaussian around one-hot labels.
-      num_epochs: of training, as of the largest training set: all sizes take the same steps.
+      num_epochs: of training, of all examples at hand: all sizes take the same steps.
       batch_size: examples a step.
       learning_rate: Adam's (its β1 is 0.5); falls by 3 % every two epochs.
       decay: of the moving average of the weights, which is what is measured.
@@ -209,26 +209,26 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     cells = list(itertools.product(config.numbers, range(config.num_seeds)))
     orders = [np.random.default_rng((config.seed, s)).permutation(count) for _, s in cells]
     subsets = [order[:number] for order, (number, _) in zip(orders, cells, strict=True)]
-    root = jax.random.key(config.seed)
-    keys = jax.vmap(partial(jax.random.fold_in, root))(jnp.arange(len(cells)))
-    log_noise = _noise_models(config, dataset, context, parts["train"], subsets, keys)
+    plain, starting, training, measuring = jax.random.split(jax.random.key(config.seed), 4)
+    log_noise = _noise_models(config, dataset, context, parts["train"], subsets, plain)
 
     coder = _coder(config, dataset)
-    start = jax.jit(jax.vmap(lambda key: coder.init(key, parts["train"][0][:1])))(keys)
+    init = jax.jit(jax.vmap(lambda key: coder.init(key, parts["train"][0][:1])))
+    start = init(jax.random.split(starting, len(cells)))
     settings = jnp.array([(beta, *METHODS[method]) for method, beta in members(config)])
     params = coders.train(
         *(_loss(coder.model), start, settings, parts["train"], context, config),
-        keys=keys,
+        keys=jax.random.split(training, len(cells)),
         stage="training",
         own=log_noise,
-        rows=jnp.asarray([np.resize(own, count) for own in subsets]),
+        subsets=subsets,
     )
     params["conditional"] = jnp.broadcast_to(settings[:, 2], (len(cells), len(settings)))
     ledger, rows = context.ledger("measured"), []
     for cell in context.track(range(len(cells)), "measuring"):
         number, seed = cells[cell]
         own = jax.tree.map(lambda w, c=cell: w[c], params)
-        key = jax.random.fold_in(keys[cell], config.num_epochs)
+        key = jax.random.fold_in(measuring, cell)
         measure = partial(_columns, config, coder.model, key, own, parts, subsets[cell])
         cell_rows = ledger.get(str(cell), measure)
         first = {"num_examples": number, "seed": seed, "num_classes": dataset.num_classes}
@@ -242,23 +242,21 @@ def _noise_models(
     context: Context,
     train: tuple[jax.Array, jax.Array],
     subsets: list[np.ndarray],
-    keys: jax.Array,
+    key: jax.Array,
 ) -> jax.Array:
     """log p_noise(y|x) of four models, (cells, N, 4, K); outside of a cell's subset without use."""
     inputs, targets = train
     classes = dataset.num_classes
     network = nets.mlp(classes, widths=config.widths)
     halves = [half for own in subsets for half in (own[::2], own[1::2])]
-    plain = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(keys[0], 1)))(
-        jnp.arange(len(halves))
-    )
+    starting, training = (jax.random.split(k, len(halves)) for k in jax.random.split(key))
     params = coders.train(
         _plain_loss(network),
-        jax.jit(jax.vmap(lambda key: network.init(key, inputs[:1])))(plain),
+        jax.jit(jax.vmap(lambda key: network.init(key, inputs[:1])))(starting),
         *(jnp.zeros(1), train, context, config),
-        keys=plain,
+        keys=training,
         stage="plain networks",
-        rows=jnp.asarray([np.resize(half, len(inputs)) for half in halves]),
+        subsets=halves,
     )
     log_q = np.asarray(_log_predictions(network, params, inputs))
     fixed = [

@@ -175,8 +175,12 @@ def run(config: Config, dataset: data.Dataset, context: Context) -> Rows:
     rows = []
     for latent in config.latents:
         coder = _coder(config, dataset, latent)
-        keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
-        start = jax.jit(jax.vmap(lambda key, c=coder: c.init(key, parts["train"][0][:1])))(keys)
+        starting, keys = (
+            jax.random.split(key, config.num_seeds)
+            for key in jax.random.split(jax.random.key(config.seed))
+        )
+        init = jax.jit(jax.vmap(lambda key, c=coder: c.init(key, parts["train"][0][:1])))
+        start = init(starting)
         betas = jnp.asarray(config.betas)
         params = coders.train(
             *(_loss(coder.model), start, betas, parts["train"], context, config),
@@ -498,9 +502,10 @@ def _draw_plane(axis: Any, rows: Rows, config: Config) -> None:
             curve(rows, f"{name}_nats", latent).mean(1) for name in ("rate", "label_information")
         )
         axis.plot(rate, about_y, color=colour, marker=marker, label=f"{latent} dimensions")
-    right = 10 * top
+    right = max(10 * top, 1.2 * axis.get_xlim()[1])
     axis.plot([0, top, right], [0, top, top], color=style.GREY, linestyle="--", linewidth=1)
-    axis.set(xlim=(0, right), ylim=(0, 1.12 * top))  # larger rates add nothing
+    axis.set_xscale("symlog", linthresh=top, linscale=1)  # linear as far as the rate can tell of Y
+    axis.set(xlim=(0, right), ylim=(0, 1.12 * top))
     axis.set(xlabel="rate (nats an example)", ylabel="I(Z;Y), lower bound (nats)")
     axis.set_title("information plane; dashed: min(R, H(Y))", fontsize=10)
     axis.legend(fontsize=8, loc="lower right")

@@ -91,7 +91,7 @@ def train(
     keys: jax.Array,
     stage: str,
     own: Any = None,
-    rows: jax.Array | None = None,
+    subsets: list[np.ndarray] | None = None,
 ) -> Any:
     """Averaged weights, leaves (S, M, ...), of starts (S, ...); resumes epoch by epoch.
 
@@ -99,16 +99,21 @@ def train(
       loss: of a batch.
       start: weights, leaves (S, ...); members of a seed begin at the same ones.
       settings: leaves (M, ...).
-      examples: as for `epochs.train_epoch`, like `own` and `rows`.
+      examples: as for `epochs.train_epoch`, like `own`.
       context: of the run.
       config: with `num_epochs`, `batch_size`, `learning_rate` and `decay`.
       keys: (S,).
       stage: name of the bar and of the checkpoints.
       own: see `examples`.
-      rows: see `examples`.
+      subsets: the examples that each seed has; None for all.
     """
     members = len(jax.tree.leaves(settings)[0])
-    steps = len(jax.tree.leaves(examples)[0]) // config.batch_size
+    count = len(jax.tree.leaves(examples)[0])
+    steps = count // config.batch_size
+    few = {}
+    if subsets is not None:
+        few["rows"] = jnp.asarray([np.resize(places, count) for places in subsets])
+        few["sizes"] = jnp.asarray([len(places) for places in subsets])
     adam = optimizer(config.learning_rate, steps, config.decay)
     params = jax.tree.map(lambda w: jnp.repeat(w[:, None], members, axis=1), start)
 
@@ -122,7 +127,7 @@ def train(
             optimizer=adam,
             batch_size=config.batch_size,
             own=own,
-            rows=rows,
+            **few,
         )
 
     state = params, jax.jit(jax.vmap(jax.vmap(adam.init)))(params)

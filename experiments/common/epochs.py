@@ -49,6 +49,7 @@ def train_epoch(
     batch_size: int,
     own: Any = None,
     rows: jax.Array | None = None,
+    sizes: jax.Array | None = None,
 ) -> Any:
     """An epoch of all networks: a seed at a time, its M members side by side.
 
@@ -62,15 +63,19 @@ def train_epoch(
       optimizer: of the loss.
       batch_size: examples a step.
       own: what only one seed knows of the examples, leaves (S, N, ...).
-      rows: (S, N), the examples that a seed goes through, an example as often as it is there.
+      rows: (S, N), the examples that a seed has, its own in the first places.
+      sizes: (S,), how many these are. An epoch of N goes round them from a random place, so that
+        none comes more than once oftener than another.
     """
     count = len(jax.tree.leaves(examples)[0])
     steps = count // batch_size
 
     def train(at: Any) -> Any:
-        key, start, extra, places = at
+        key, start, extra, places, size = at
         order = jax.random.permutation(key, count)[: steps * batch_size]
-        order = order if places is None else places[order]
+        if places is not None:
+            first = jax.random.randint(jax.random.fold_in(key, steps), (), 0, size)
+            order = places[(first + order) % size]
 
         def step(state: Any, each: tuple[jax.Array, jax.Array]) -> Any:
             number, chosen = each
@@ -88,7 +93,7 @@ def train_epoch(
         batches = order.reshape(steps, batch_size)
         return jax.lax.scan(step, start, (jnp.arange(steps), batches))[0]
 
-    return jax.lax.map(train, (keys, state, own, rows))
+    return jax.lax.map(train, (keys, state, own, rows, sizes))
 
 
 def averaging(decay: float) -> optax.GradientTransformation:

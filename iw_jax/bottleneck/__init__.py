@@ -23,6 +23,7 @@ from iw_jax.bottleneck.gaussian import signal_to_noise as signal_to_noise
 from iw_jax.bottleneck.label_noise import gaussian_label_noise as gaussian_label_noise
 from iw_jax.bottleneck.label_noise import label_smoothing as label_smoothing
 from iw_jax.bottleneck.label_noise import log_label_noise as log_label_noise
+from iw_jax.bottleneck.learnability import learnable_beta as learnable_beta
 from iw_jax.bottleneck.sources import with_floor as with_floor
 from iw_jax.bottleneck.variational import BottleneckTerms as BottleneckTerms
 from iw_jax.bottleneck.variational import VariationalBottleneck as VariationalBottleneck

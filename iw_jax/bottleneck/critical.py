@@ -23,8 +23,8 @@ from iw_jax.bottleneck.sources import Source, dot
 def first_critical_beta(joint: Any, *, dual: bool = False) -> Any:
     """β up to which the trivial solution, Xh independent of X, is locally stable; no unit.
 
-    A solution that is not trivial may be better from a smaller β on, and be reached from above
-    (1907.07331).
+    A solution that is not trivial may be better from a smaller β on, and be reached from above: see
+    `iw.bottleneck.learnable_beta`.
 
     Args:
       joint: p(x, y), (X, Y).
@@ -41,11 +41,12 @@ def first_critical_beta(joint: Any, *, dual: bool = False) -> Any:
       here in closed form for any |Y|.
     """
     with sources.widest(joint) as finish:
-        return finish(_first(sources.checked(joint, dual), dual))
+        return finish(first(sources.checked(joint, dual), dual))
 
 
 @jax.jit
-def _first(source: Source, dual: Any) -> jax.Array:
+def first(source: Source, dual: Any) -> jax.Array:
+    """`first_critical_beta` of a source."""
     back = jnp.exp(source.log_p_x)[None]
     log_decoder = sources.decoder(source, back, dual)
     rate, _ = deviations(source, back, log_decoder, dual)

@@ -348,6 +348,7 @@ def agree(found, expected, rtol):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_under_jit(eager):
     agree(jax.jit(small)(KEY, SIGMA), eager, rtol=1e-8)
 

@@ -43,6 +43,7 @@ def test_examples_may_lie_on_several_devices(curvature, batch_size):
     np.testing.assert_allclose(one, two, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_measure_of_spread_data_is_the_same():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("data"))

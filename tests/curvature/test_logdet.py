@@ -150,6 +150,7 @@ def test_dense_under_jit_is_exact_in_float32():
     np.testing.assert_allclose(run(A).value, np.log1p(spectrum).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_nystrom_brackets_hold_and_float32_agrees():
     for c in (1e-2, 1e2, 1e4):
         truth = np.log1p(c * NETWORK_LIKE).sum()
@@ -175,7 +176,7 @@ def test_with_all_directions_the_gradient_is_the_dense_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), jitted, expected[0])
 
 
-@pytest.mark.parametrize("method", ["krylov", "slq"])
+@pytest.mark.parametrize("method", [pytest.param("krylov", marks=pytest.mark.slow), "slq"])
 def test_the_stochastic_gradient_is_unbiased(method):
     def f(params, key):
         A = ggn(TASK, params)

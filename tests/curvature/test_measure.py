@@ -191,6 +191,7 @@ def test_float32_dense_agrees_with_float64():
     np.testing.assert_allclose(A.information(1.0).value, B.information(1.0).value, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_jit_gives_what_the_host_gives_and_reports_negative_mass():
     def f(A, key):
         measure = spectral_measure(A, key=key, num_matvecs=60)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("[!_]*.py"))
 # The others' quick runs are slow tests: they share all but their settings with one of these, or
 # compile for as long as the tests of the library that they call.
-QUICK = ("beta_sweep", "zigzag")
+QUICK = ("zigzag",)
 RUN = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 # Of each kind of run one; the others differ in what they count.
 REHEARSED = ("beta_sweep", "noisy_szt", "zigzag")

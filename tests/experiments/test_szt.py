@@ -57,6 +57,7 @@ def test_training_is_adam_on_the_noisy_loss(dataset):
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 def test_seeds_do_not_depend_on_each_other_and_noise_matters(dataset):
     two = szt.train(TINY, dataset, _Plain, TINY.sigma)
     one = szt.train(noisy.Config(**{**vars(TINY), "num_seeds": 1}), dataset, _Plain, TINY.sigma)

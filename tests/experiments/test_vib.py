@@ -40,11 +40,38 @@ def test_members_take_the_steps_that_each_would_take_alone():
 
 
 def test_seeds_see_only_their_rows_and_what_is_their_own():
-    rows = jnp.stack([jnp.resize(jnp.arange(2), 12), jnp.resize(jnp.array([7]), 12)])
+    rows = jnp.array([[0, 1, *[5] * 10], [7, *[5] * 11]])
+    sizes = jnp.array([2, 1])
     own = jnp.stack([jnp.zeros(12), 100.0 * (jnp.arange(12) == 7)])
-    found, _ = train([1.0], optax.sgd(0.5), rows=rows, own=own)
+    found, _ = train([1.0], optax.sgd(0.5), rows=rows, sizes=sizes, own=own)
     assert -0.1 < found[0, 0] < 1.1
     np.testing.assert_allclose(found[1, 0], 107, rtol=1e-3)
+
+
+def test_an_epoch_goes_round_few_rows_from_a_place_of_its_own():
+    """Steps of one along -gradient count how often an example has come."""
+
+    def count(params, key, batch, setting):
+        del key, setting
+        return -params[batch].sum()
+
+    sgd, start = optax.sgd(1.0), jnp.zeros((1, 1, 12))
+    found = np.zeros(12)
+    for epoch in range(200):
+        keys = jax.random.split(jax.random.key(epoch), 1)
+        seen, _ = epochs.train_epoch(
+            *(count, keys, jnp.zeros(1), jnp.arange(12), (start, sgd.init(start))),
+            optimizer=sgd,
+            batch_size=3,
+            rows=jnp.arange(12)[None, ::-1],
+            sizes=jnp.array([5]),
+        )
+        seen = np.asarray(seen[0, 0])
+        assert sorted(seen[-5:]) == [2, 2, 2, 3, 3]
+        assert np.all(seen[:-5] == 0)
+        found += seen
+    # 2.4 an epoch, each with a standard deviation of 0.49.
+    np.testing.assert_allclose(found[-5:] / 200, 2.4, atol=4 * 0.49 / 200**0.5)
 
 
 def test_the_average_is_that_of_all_steps_while_they_are_few_and_then_forgets():

@@ -42,13 +42,13 @@ def test_products_of_spread_examples_are_the_same():
     assert_same(products(iw.make_mesh(sweep=1, data=2)), products(), 1e-10)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("cells in batches", marks=pytest.mark.slow), "seeds"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cells in batches", "seeds"])
 def test_members_on_two_devices_are_the_same(kind):
     assert_same(sweep(kind, iw.make_mesh(sweep=2)), sweep(kind), 1e-10)
 
 
+@pytest.mark.slow
 def test_all_examples_a_step_on_two_devices_are_the_same():
     assert_same(sweep("all examples", iw.make_mesh(sweep=1, data=2)), sweep("all examples"), 1e-10)
 

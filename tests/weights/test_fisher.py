@@ -175,6 +175,7 @@ def test_flat_directions_cost_no_nats():
     np.testing.assert_allclose(with_idle, without, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_twice_the_data_at_twice_the_price_is_the_same_information():
     task, params = mlp_world()
     twice = Task(

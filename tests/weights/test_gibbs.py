@@ -115,6 +115,7 @@ def test_no_code_is_better(linear):
         assert fisher.lagrangian.value > found.lagrangian.interval(0.9999)[0][i]
 
 
+@pytest.mark.slow
 def test_a_logistic_regression_against_quadrature():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 2))

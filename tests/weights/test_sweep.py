@@ -181,6 +181,7 @@ def test_cells_in_batches_give_the_same_codes():
     )
 
 
+@pytest.mark.slow
 def test_noise_and_minibatches_reach_about_the_same_optimum():
     options = {
         **OPTIONS,
