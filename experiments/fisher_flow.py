@@ -239,6 +239,7 @@ def _train(
 COLUMNS = (
     *("problem", "number", "seed", "step", "layer", "units", "num_features"),
     *("information", "information_stderr", "linear", "linear_stderr", "converged"),
+    *("lost", "lost_stderr"),
     *("train_mse", "test_mse", "mse_at_theta", "mse_at_theta_stderr"),
     *("bias", "bias_stderr", "bias_slope", "bias_slope_stderr"),
 )
@@ -416,6 +417,7 @@ def check(rows: Rows, config: Config) -> list[checks.Check]:
     """Inputs have their known information, no layer has more, and errors obey Cramér-Rao."""
     return [
         _check_ceiling(rows),
+        _check_flow(rows),
         _check_bound(rows),
         _check_training(rows, config),
         _check_memory(rows),
@@ -434,6 +436,26 @@ def _check_ceiling(rows: Rows) -> checks.Check:
         f"largest {worst['information']:.4g} ± {worst['information_stderr']:.2g} (layer "
         f"{worst['layer']}, step {worst['step']}): {over.max():.1f} standard errors above, of "
         f"{t:.1f} allowed in {len(own)} comparisons",
+    )
+
+
+def _check_flow(rows: Rows) -> checks.Check:
+    """Of the same samples: the difference is known much better than either information."""
+    rows = list(rows)
+    own = [b for a, b in itertools.pairwise(rows) if b["layer"] and a["converged"]]
+    name = "no layer has more information than the one before, where that one's has converged"
+    if not own:
+        return checks.Check(name, True, "none has: add random features (--num-features)")
+    t = fisher.allowance(len(own))
+    lost, stderr = (tables.column(own, f"lost{end}") for end in ("", "_stderr"))
+    gained = -lost / stderr
+    worst = own[int(gained.argmax())]
+    return checks.Check(
+        name,
+        bool(gained.max() < t),
+        f"lost {worst['lost']:.3g} ± {worst['lost_stderr']:.2g} (layer {worst['layer']}, step "
+        f"{worst['step']}): {gained.max():.1f} standard errors below zero, of {t:.1f} allowed in "
+        f"{len(own)} comparisons; their median is {np.median(stderr):.2g}",
     )
 
 

@@ -94,12 +94,13 @@ def test_bias_and_errors_are_those_of_a_known_estimate():
     assert abs(least - 0.64) < 4 * stderr  # efficient, given its bias
 
 
-def row(step, layer, train, test, output, theta_mse=0.2):
+def row(step, layer, train, test, output, theta_mse=0.2, lost=3.0):
     return {
         "number": 50, "seed": 0, "step": step, "layer": layer, "problem": "lognormal",
         "train_mse": train, "test_mse": test, "information": output if layer else 10.0,
         "information_stderr": 0.1, "mse_at_theta": theta_mse, "mse_at_theta_stderr": 1e-3,
         "bias": 0.0, "bias_stderr": 1e-3, "bias_slope": 0.0, "bias_slope_stderr": 1e-3,
+        "converged": 1, "lost": lost if layer else "", "lost_stderr": 0.05 if layer else "",
     }  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def test_where_the_training_error_passes_the_bound_is_found():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"output": [0.1, 7.0, 11.0, 11.0]}, "no layer has more information"),
+        ({"output": [0.1, 7.0, 11.0, 11.0]}, "no layer has more information than the input"),
+        ({"lost": -0.4}, "than the one before"),
         ({"theta_mse": 0.05}, "Cramér-Rao"),
         ({"output": [0.1, 0.3, 2.4, 2.0]}, "training raises"),
         ({"test": [9.0, 0.3, 0.08, 0.09]}, "below 1/I"),
@@ -132,7 +134,7 @@ def test_a_law_that_is_broken_is_told(changes, words):
     for i, (step, train, test, output) in enumerate(CURVES):
         train, test = (changes.get(n, [v] * 4)[i] for n, v in (("train", train), ("test", test)))
         output = changes.get("output", [output] * 4)[i]
-        other = {k: v for k, v in changes.items() if k == "theta_mse"}
+        other = {k: v for k, v in changes.items() if k in ("theta_mse", "lost")}
         rows += [row(step, layer, train, test, output, **other) for layer in (0, 1)]
     failed = [c.name for c in fisher_flow.check(rows, QUICK) if not c.passed]
     assert len(failed) == 1
