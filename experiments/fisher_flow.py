@@ -297,9 +297,16 @@ def _layers(
         {"problem": config.problem, "layer": i, "units": sizes[i]}
         | {"num_features": config.num_features[-1]}
         | fisher.values(found, i)
+        | (_lost(found, i) if i else {})
         | errors
         for i in range(len(sizes))
     ]
+
+
+def _lost(found: iw.FisherFlow, layer: int) -> dict[str, float]:
+    """Of what the layer before knows."""
+    parts = {"lost": found.lost.value, "lost_stderr": found.lost.stderr}
+    return {name: float(part[layer - 1]) for name, part in parts.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -97,9 +97,6 @@ def values(found: iw.FisherFlow, layer: int) -> dict[str, float]:
         for name in ("information", "linear")
         for end, part in (("", "value"), ("_stderr", "stderr"))
     }
-    if layer:
-        values["lost"] = float(found.lost.value[layer - 1])
-        values["lost_stderr"] = float(found.lost.stderr[layer - 1])
     return values | {"converged": int(found.information.converged[layer])}
 
 
