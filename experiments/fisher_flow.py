@@ -64,7 +64,7 @@ class Config:
     batch_size: int = 128
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
-    num_seeds: int = 2
+    num_seeds: int = 4
     theta: float = 0.0
     num_records: int = 10
     num_samples: int = 30_000
@@ -622,10 +622,10 @@ def _draw_layers(axis: Any, rows: Rows, number: int) -> None:
     axis.set(xlabel="layer (0 is the input)", ylabel="Fisher information (1/θ²)")
     axis.set(xticks=depth, ylim=(0, 1.15 * truth(rows).information))
     axis.set_title(f"{number:,} samples of each θ; dotted: linear", fontsize=10)
-    axis.legend(fontsize=8, loc="best")
+    axis.legend(fontsize=8, loc="best", frameon=True, framealpha=0.95, edgecolor="none")
 
 
-def _bound(axis: Any, value: float, said: str, offset: int = 4) -> None:
+def _bound(axis: Any, value: float, said: str, offset: int = 7) -> None:
     """A dotted line, with what it is so many points above it."""
     axis.axhline(value, color="black", linestyle=":", linewidth=1)
     axis.annotate(
@@ -635,8 +635,9 @@ def _bound(axis: Any, value: float, said: str, offset: int = 4) -> None:
 
 
 def _step_axis(axis: Any, rows: Rows) -> None:
-    first = float(steps(rows)[1])
+    first, last = (float(steps(rows)[i]) for i in (1, -1))
     axis.set_xscale("symlog", linthresh=first)  # step 0 is there too
+    axis.set_xticks([0, *10.0 ** np.arange(np.ceil(np.log10(first)), np.log10(last))])
     axis.set(xlabel="step of Adam", xlim=(-first / 20, None))
 
 
