@@ -560,11 +560,12 @@ def _draw_plane(
         axis.plot(lower, label, color=colour, linestyle=dash)
         best = label.argmax()
         axis.plot(lower[best], label[best], "*", color=colour, markersize=9)
-        mark = {"ha": "center", "va": "top", "fontsize": 9, "color": colour}
+        below = config.dataset == "gaussian"  # the frontier is above
+        mark = {"ha": "center", "va": "top" if below else "bottom", "fontsize": 9, "zorder": 9}
         axis.annotate(
             f"{where[key]:g}",
             (lower[best], label[best]),
-            (0, -6),
+            (0, -6 if below else 5),
             textcoords="offset points",
             **mark,
         )
@@ -583,7 +584,7 @@ def _draw_plane(
         xlim=(-0.02 * furthest, 1.15 * furthest),
         xlabel="I(X;Z|D), lower bound; thin: upper (nats)",
         ylabel="I(Z;Y), lower bound (nats)",
-        ylim=(-0.15 * highest, 1.12 * highest),
+        ylim=(-0.15 * highest, 1.15 * highest),
     )
 
 
