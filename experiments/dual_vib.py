@@ -6,7 +6,7 @@ Gaussian around the one-hot label, the confusion matrix of a plain network, or i
 of these come from two plain networks, each asked about the half of the training set that it has not
 seen. Networks of all methods and β are trained in one program, on training sets of several sizes.
 
-Default: digits, about 8 minutes on 2 busy CPU cores. Paper: Piran, Shwartz-Ziv & Tishby
+Default: digits, about 3 minutes on 2 CPU cores. Paper: Piran, Shwartz-Ziv & Tishby
 (arXiv:2006.04641), Sec. 5 (FashionMNIST and CIFAR-10, WRN-28-10; its values are not known to us).
 """
 

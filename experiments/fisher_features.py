@@ -7,7 +7,7 @@ images, of which it finds all; the variance of one number, of which it finds not
 without biases 0.876 = 1/(π - 2), however many there are. And untrained networks: linear layers
 keep what the projection formula says, ReLU layers less.
 
-Default: 3 x 150,000 samples, two minutes on 2 CPU cores. Paper: Weimar et al. (arXiv:2509.02407).
+Default: 3 x 150,000 samples, a minute on 2 CPU cores. Paper: Weimar et al. (arXiv:2509.02407).
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ those of class probabilities); with --dataset gaussian, X and Y are jointly Gaus
 Y) and the frontier of the information bottleneck are known too. Real networks are trained beside
 the theory, and for targets of a Gaussian law the bound of I(Θ; D) stands beside the exact value.
 
-Default: digits, about 2 minutes on 2 CPU cores. Paper: Shwartz-Ziv & Alemi (arXiv:1911.09189).
+Default: digits, about 3 minutes on 2 CPU cores. Paper: Shwartz-Ziv & Alemi (arXiv:1911.09189).
 """
 
 import dataclasses
