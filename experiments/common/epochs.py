@@ -64,22 +64,25 @@ def train_epoch(
       batch_size: examples a step.
       own: what only one seed knows of the examples, leaves (S, N, ...).
       rows: (S, N), the examples that a seed has, its own in the first places.
-      sizes: (S,), how many these are. An epoch of N goes round them from a random place, so that
-        none comes more than once oftener than another.
+      sizes: (S,), how many these are. An epoch goes round them from a random place, so that in its
+        whole batches none comes more than once oftener than another.
     """
     count = len(jax.tree.leaves(examples)[0])
     steps = count // batch_size
 
     def train(at: Any) -> Any:
         key, start, extra, places, size = at
-        order = jax.random.permutation(key, count)[: steps * batch_size]
-        if places is not None:
-            first = jax.random.randint(jax.random.fold_in(key, steps), (), 0, size)
-            order = places[(first + order) % size]
+        ordering, beginning, stepping = jax.random.split(key, 3)
+        if places is None:
+            order = jax.random.permutation(ordering, count)[: steps * batch_size]
+        else:
+            first = jax.random.randint(beginning, (), 0, size)
+            order = (first + jax.random.permutation(ordering, steps * batch_size)) % size
+            order = places[order]
 
         def step(state: Any, each: tuple[jax.Array, jax.Array]) -> Any:
             number, chosen = each
-            own_key = jax.random.fold_in(key, number)
+            own_key = jax.random.fold_in(stepping, number)
             given = examples if extra is None else (examples, extra)
             batch = jax.tree.map(lambda leaf: leaf[chosen], given)
 

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from iw_jax.bottleneck import critical, sources
-from iw_jax.bottleneck.sources import Source
+from iw_jax.bottleneck.sources import Source, dot
 
 _MIXING = 0.05  # of p(x) into the q to start from: D is finite
-_TOLD = 1e-8  # nats of D(q ‖ p(x)) below which q is p(x), and `critical` says what its limit is
-_TOLERANCE, _MAX_STEPS = 1e-12, 20_000
+_MAX_STEPS = 20_000
 
 
 def learnable_beta(joint: Any, *, dual: bool = False) -> Any:
@@ -61,37 +60,67 @@ def _learnable(source: Source, dual: Any) -> jax.Array:
     of_y = of_y / jnp.maximum(of_y.sum(1, keepdims=True), jnp.finfo(p_x.dtype).tiny)
     starts = jnp.concatenate([jnp.eye(len(p_x), dtype=p_x.dtype), of_y])
     found = jax.lax.map(
-        lambda q: _climb(source, dual, (1 - _MIXING) * q + _MIXING * p_x), starts, batch_size=64
+        lambda q: _climb(source, dual, jnp.log((1 - _MIXING) * q + _MIXING * p_x)),
+        starts,
+        batch_size=64,
     )
-    return jnp.minimum(found.min(), critical.first(source, dual))
+    near = critical.first(source, dual)
+    return jnp.where(jnp.isinf(near), near, jnp.minimum(found.min(), near))
 
 
-def _climb(source: Source, dual: Any, q: jax.Array) -> jax.Array:
-    """D(q ‖ p(x)) / E_q[...], after q has made it as small as it can.
+def _climb(source: Source, dual: Any, log_q: jax.Array) -> jax.Array:
+    """D(q ‖ p(x)) / E_q[...], after q has made it as small as it can; inf where q comes to p(x).
 
     At β the sum D(q ‖ p(x)) - β E_q[...] is convex less convex; with the second made linear it is
     least at the next q, p(x) exp(β (D(x, trivial) - D(x, q))): a cluster of no weight.
     """
+    eps = jnp.finfo(log_q.dtype).eps
     p_x = jnp.exp(source.log_p_x)
-    trivial = sources.divergence(source, sources.decoder(source, p_x[None], dual), dual)[0]
 
     def price(log_q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q = jnp.exp(log_q)
-        apart = (q * (log_q - source.log_p_x) - q + p_x).sum()
-        gain = trivial - sources.divergence(source, sources.decoder(source, q[None], dual), dual)[0]
-        told = (apart > _TOLD) & (q @ gain > 0)
-        beta = jnp.where(told, apart / jnp.where(told, q @ gain, 1), jnp.inf)
+        log_ratio = log_q - source.log_p_x
+        apart = (jnp.exp(log_q) * log_ratio - p_x * jnp.expm1(log_ratio)).sum()
+        gain, mean_gain = _gain(source, p_x, p_x * jnp.expm1(log_ratio), dual)
+        told = (apart > eps) & (mean_gain > 0)  # nearer to p(x), `critical` has the limit
+        beta = jnp.where(told, apart / jnp.where(told, mean_gain, 1), jnp.inf)
         return beta, gain, told
 
     def body(carry):
         log_q, beta, gain, steps, _ = carry
         log_q = jax.nn.log_softmax(source.log_p_x + beta * gain)
         after, gain, told = price(log_q)
-        return log_q, after, gain, steps + 1, told & (after < beta * (1 - _TOLERANCE))
+        return log_q, after, gain, steps + 1, told & (after < beta * (1 - 4 * eps))
 
     def more(carry):
         _, _, _, steps, falls = carry
         return falls & (steps < _MAX_STEPS)
 
-    beta, gain, told = price(jnp.log(q))
-    return jax.lax.while_loop(more, body, (jnp.log(q), beta, gain, jnp.array(0), told))[1]
+    beta, gain, told = price(log_q)
+    return jax.lax.while_loop(more, body, (log_q, beta, gain, jnp.array(0), told))[1]
+
+
+def _gain(
+    source: Source, p_x: jax.Array, more: jax.Array, dual: Any
+) -> tuple[jax.Array, jax.Array]:
+    """D(x, trivial) - D(x, q) but for a constant, (X,), and E_q of it; of q = p(x) + more.
+
+    Differences before products and logs: of a weak dependence, or a q near p(x), nothing is lost.
+    """
+
+    def of_ib() -> tuple[jax.Array, jax.Array]:
+        p_y = dot(p_x, source.p_y)
+        held = p_y > 0
+        excess = jnp.where(held, dot(more, source.p_y - p_y) / jnp.where(held, p_y, 1), 0)
+        log_ratio = jnp.log1p(jnp.maximum(excess, jnp.finfo(p_x.dtype).eps - 1))
+        mean = p_y * ((1 + excess) * log_ratio - excess)
+        return dot(source.p_y, log_ratio), mean.sum()
+
+    def of_dual() -> tuple[jax.Array, jax.Array]:
+        L = source.log_p_y - dot(p_x, source.log_p_y)
+        r = jnp.exp(sources.decoder(source, p_x[None], dual=True)[0])
+        shift = dot(more, L)
+        log_ratio = shift - jnp.log1p(dot(r, jnp.expm1(shift)))
+        excess = jnp.expm1(log_ratio)
+        return dot(L - dot(L, r)[:, None], r * excess), dot(r, excess - log_ratio)
+
+    return sources.either(dual, of_dual, of_ib)

@@ -1,8 +1,10 @@
 """The β from which something is better than nothing: known channels, brute force, and paths."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import iw_jax as iw
 from tests.bottleneck import known_joints
@@ -69,8 +71,49 @@ def test_a_certain_label_is_learnable_at_once():
     assert float(iw.bottleneck.first_critical_beta(joint)) == pytest.approx(1.0)
 
 
-def test_of_independent_variables_nothing_is_learned():
-    assert np.isinf(learnable(np.outer([0.2, 0.3, 0.5], [0.6, 0.4]), False))
+@BOTH
+@pytest.mark.parametrize("seed", range(3))
+def test_of_independent_variables_nothing_is_learned(seed, dual):
+    rng = np.random.default_rng(seed)
+    joint = np.outer(rng.dirichlet(np.ones(20)), rng.dirichlet(np.ones(10)))
+    assert np.isinf(learnable(joint, dual))
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+def test_of_a_weak_dependence_no_digits_are_lost(size, dual):
+    """Two labels: the best q is p(x) tilted by p(y|x), and D of decoders is that of one number."""
+    labels = 0.5 + size * np.random.default_rng(0).normal(size=40)
+    joint = np.stack([labels, 1 - labels], 1) / 40
+    score = np.longdouble(labels if not dual else special.logit(labels))
+    score = (score - score.mean()) / score.std()
+    tilts = np.concatenate([-np.geomspace(0.1, 9, 4000), np.geomspace(0.1, 9, 4000)])
+    q = np.exp(np.longdouble(tilts)[:, None] * score)
+    q /= q.sum(1, keepdims=True)
+    if dual:
+        away = q @ np.longdouble(special.logit(labels))
+        here = np.longdouble(special.logit(labels)).mean()
+        r, p = (1 / (1 + np.exp(-np.longdouble(v))) for v in (away, here))
+        u, v = (r - p) / p, (p - r) / (1 - p)
+        told = -p * np.log1p(u) - (1 - p) * np.log1p(v)
+    else:
+        p = np.longdouble(labels).mean()
+        r = q @ np.longdouble(labels)
+        u, v = (r - p) / p, (p - r) / (1 - p)
+        told = r * np.log1p(u) + (1 - r) * np.log1p(v)
+    best = float(((q * np.log(40 * q)).sum(1) / told).min())
+    assert best < 0.9 * float(iw.bottleneck.first_critical_beta(joint, dual=dual))
+    np.testing.assert_allclose(learnable(joint, dual), best, rtol=1e-5)
+
+
+@BOTH
+def test_traced_float32_agrees(dual):
+    joint = np.random.default_rng(5).dirichlet(np.full(2, 300.0), size=3) / 3
+    with jax.enable_x64(False):
+        traced = jax.jit(lambda j: iw.bottleneck.learnable_beta(j, dual=dual))
+        found = traced(jnp.asarray(joint, jnp.float32))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, learnable(joint, dual), rtol=5e-3)
 
 
 @BOTH

@@ -79,3 +79,41 @@ def test_a_flag_that_cannot_be_is_named(flags, words, command_line, never_run, t
     assert status != 0
     assert words in text
     assert not list(tmp_path.iterdir())
+
+
+def ends(problem, method, down, up, least=0.8):
+    """Rows of the two paths of a joint with β_c = 2, bifurcations in units of it."""
+    return [
+        {
+            "problem": problem, "method": method, "way": way, "beta": 2.0, "critical_beta": 2.0,
+            "learnable_beta": 2 * least, "bifurcations": " ".join(str(2 * b) for b in places),
+        }
+        for way, places in (("down", down), ("up", up))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "passes"),
+    [
+        ([5.0, 0.8], [1.0, 5.0], True),
+        ([0.9], [1.0], True),  # on another branch by then
+        ([0.79], [1.0], False),  # where nothing is better than nothing
+        ([1.2], [1.0], False),  # the trivial solution is unstable there
+        ([0.8], [1.01], False),
+        ([0.8], [0.99], False),
+    ],
+)
+def test_ends_of_paths_are_held_against_theory(down, up, passes):
+    rows = ends("toy", "IB", down, up) + ends("toy", "dualIB", [0.8], [1.0])
+    assert bottleneck.hysteresis(rows, "toy", "IB") == pytest.approx((down[-1], up[0]))
+    assert bottleneck._check_hysteresis(rows).passed == passes
+
+
+def test_of_several_clusters_that_merge_between_two_betas_the_last_is_found():
+    joint = bottleneck.toy()
+    coarse = iw.bottleneck.anneal(joint, [64.0, 2.0])
+    assert list(coarse.num_clusters) == [5, 1]
+    fine = bottleneck.last(joint, coarse)
+    assert list(fine.num_clusters) == [2, 1]
+    critical = iw.bottleneck.first_critical_beta(joint)
+    assert fine.beta[1] < critical < fine.beta[0] * (1 + 1e-3)

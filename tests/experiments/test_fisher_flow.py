@@ -123,7 +123,7 @@ def test_where_the_training_error_passes_the_bound_is_found():
     ("changes", "words"),
     [
         ({"output": [0.1, 7.0, 11.0, 11.0]}, "no layer has more information than the input"),
-        ({"lost": -0.4}, "than the one before"),
+        ({"lost": -0.4}, "than one before"),
         ({"theta_mse": 0.05}, "Cramér-Rao"),
         ({"output": [0.1, 0.3, 2.4, 2.0]}, "training raises"),
         ({"test": [9.0, 0.3, 0.08, 0.09]}, "below 1/I"),

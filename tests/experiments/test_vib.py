@@ -55,15 +55,15 @@ def test_an_epoch_goes_round_few_rows_from_a_place_of_its_own():
         del key, setting
         return -params[batch].sum()
 
-    sgd, start = optax.sgd(1.0), jnp.zeros((1, 1, 12))
-    found = np.zeros(12)
+    sgd, start = optax.sgd(1.0), jnp.zeros((1, 1, 14))
+    found = np.zeros(14)
     for epoch in range(200):
         keys = jax.random.split(jax.random.key(epoch), 1)
         seen, _ = epochs.train_epoch(
-            *(count, keys, jnp.zeros(1), jnp.arange(12), (start, sgd.init(start))),
+            *(count, keys, jnp.zeros(1), jnp.arange(14), (start, sgd.init(start))),
             optimizer=sgd,
             batch_size=3,
-            rows=jnp.arange(12)[None, ::-1],
+            rows=jnp.arange(14)[None, ::-1],
             sizes=jnp.array([5]),
         )
         seen = np.asarray(seen[0, 0])
