@@ -26,6 +26,9 @@ from iw_jax.bottleneck.acceleration import Evaluation, fixed_point
 from iw_jax.bottleneck.sources import Source, dot
 
 SAME = 1e-4  # total variation of p(x|xh) below which two clusters are one
+# The same times p(xh): a cluster that merges or fades would change by less than the tolerance, at
+# 1e-3 of the β where it does, and so is left there.
+UNRESOLVED = 1e-8
 TOLERANCE, MAX_STEPS = 1e-11, 100_000
 NEGLIGIBLE = 1e-7  # p(xh) of a cluster that is not counted: one that fades is left there, converged
 _MIXING = 0.05  # of all others into the first decoders: D is finite, and nothing is decided yet
@@ -329,11 +332,13 @@ def _posterior(source: Source, log_encoder: jax.Array):
 def owners(back: jax.Array, log_marginal: jax.Array) -> jax.Array:
     """The first cluster that each is equal to, (T,); T for those without a probability."""
     held = log_marginal > np.log(NEGLIGIBLE)
+    limit = jnp.maximum(SAME, UNRESOLVED * jnp.exp(-log_marginal))
 
-    def first_equal(one: jax.Array) -> jax.Array:
-        return jnp.argmax(held & (0.5 * jnp.abs(back - one).sum(1) < SAME))
+    def first_equal(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+        one, limit = own
+        return jnp.argmax(held & (0.5 * jnp.abs(back - one).sum(1) < limit))
 
-    return jnp.where(held, jax.lax.map(first_equal, back), len(back))
+    return jnp.where(held, jax.lax.map(first_equal, (back, limit)), len(back))
 
 
 # -------------------------------------------------------------------------------------- checks

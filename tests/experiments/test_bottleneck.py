@@ -117,3 +117,18 @@ def test_of_several_clusters_that_merge_between_two_betas_the_last_is_found():
     assert list(fine.num_clusters) == [2, 1]
     critical = iw.bottleneck.first_critical_beta(joint)
     assert fine.beta[1] < critical < fine.beta[0] * (1 + 1e-3)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_fades_is_not_counted_where_nothing_is_better_than_nothing():
+    """A cluster of 5e-7 and next to p(x) changes by less than the tolerance, and is none."""
+    joint = bottleneck.random_joint(0, 9)
+    critical, least = (
+        float(f(joint, dual=True))
+        for f in (iw.bottleneck.first_critical_beta, iw.bottleneck.learnable_beta)
+    )
+    betas = bottleneck.grid(bottleneck.Config(), "random 10", least, critical, dual=True)
+    path = iw.bottleneck.anneal(joint, betas, dual=True)
+    end = iw.bottleneck.bifurcations(joint, bottleneck.last(joint, path))[0]
+    assert end.clusters == (2, 1)
+    np.testing.assert_allclose(end.beta, least, rtol=bottleneck.NEAR)
