@@ -89,6 +89,7 @@ def test_a_rise_is_judged_by_the_spread_over_seeds():
     # Every step falls within its allowance, all of them together do not.
     slope = np.random.default_rng(0).standard_normal((30, 3)) - 0.3 * np.arange(30)[:, None]
     assert not rises(slope).passed
+    assert rises([[0]]).message == "nothing to compare: one setting"
 
 
 def test_a_level_quantity_raises_no_alarm():
