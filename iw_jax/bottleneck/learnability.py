@@ -21,7 +21,7 @@ from iw_jax.bottleneck import critical, sources
 from iw_jax.bottleneck.sources import Source, dot
 
 _MIXING = 0.05  # of p(x) into the q to start from: D is finite
-_MAX_STEPS = 20_000
+_TOLERANCE, _MAX_STEPS = 1e-12, 20_000
 
 
 def learnable_beta(joint: Any, *, dual: bool = False) -> Any:
@@ -75,6 +75,7 @@ def _climb(source: Source, dual: Any, log_q: jax.Array) -> jax.Array:
     least at the next q, p(x) exp(β (D(x, trivial) - D(x, q))): a cluster of no weight.
     """
     eps = jnp.finfo(log_q.dtype).eps
+    tolerance = max(_TOLERANCE, 4 * float(eps))
     p_x = jnp.exp(source.log_p_x)
 
     def price(log_q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -89,7 +90,7 @@ def _climb(source: Source, dual: Any, log_q: jax.Array) -> jax.Array:
         log_q, beta, gain, steps, _ = carry
         log_q = jax.nn.log_softmax(source.log_p_x + beta * gain)
         after, gain, told = price(log_q)
-        return log_q, after, gain, steps + 1, told & (after < beta * (1 - 4 * eps))
+        return log_q, after, gain, steps + 1, told & (after < beta * (1 - tolerance))
 
     def more(carry):
         _, _, _, steps, falls = carry

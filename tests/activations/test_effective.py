@@ -50,7 +50,7 @@ def dense(world, layer_fn):
 
 
 @pytest.mark.parametrize("layer_fn", [hidden, oracles.mlp], ids=["hidden", "outputs"])
-@pytest.mark.parametrize("num_matvecs", [200, 6])
+@pytest.mark.parametrize("num_matvecs", [pytest.param(200, marks=pytest.mark.slow), 6])
 def test_is_the_fisher_information_of_the_dense_gaussian(world, layer_fn, num_matvecs):
     task, params, prior = world
     points = task.inputs[:3]

@@ -178,7 +178,10 @@ def test_a_duplicate_of_a_cluster_changes_neither_f_nor_informations(dual):
 
 
 @BOTH
-@pytest.mark.parametrize("beta", [2.0, pytest.param(3.0, marks=pytest.mark.slow), 6.0])
+@pytest.mark.parametrize(
+    "beta",
+    [2.0, pytest.param(3.0, marks=pytest.mark.slow), pytest.param(6.0, marks=pytest.mark.slow)],
+)
 def test_a_gaussian_on_a_grid_has_the_gaussian_bottleneck(dual, beta):
     """snr = 2. The reference says 0.3466, 0.6931, 1.1513 and 0.2027, 0.3466, 0.4581."""
     joint = known_joints.gaussian(2.0)

@@ -261,7 +261,15 @@ def test_terms_of_linear_gaussians_are_their_closed_form():
     np.testing.assert_allclose((found.rate, found.distortion), population(params), rtol=0.01)
 
 
-@pytest.mark.parametrize("beta", [0.9, 0.75, 0.5, 0.1])
+@pytest.mark.parametrize(
+    "beta",
+    [
+        pytest.param(0.9, marks=pytest.mark.slow),
+        pytest.param(0.75, marks=pytest.mark.slow),
+        0.5,
+        0.1,
+    ],
+)
 def test_no_code_lies_above_the_gaussian_frontier_and_training_reaches_it(beta):
     """The frontier's β is 1/beta: at 0.9 both components are off, at 0.75 one is on, else both."""
     x, y, entropy = jax.tree.map(jnp.asarray, jointly_gaussian(4096))

@@ -22,7 +22,7 @@ def exact(name, spectrum, c):
 
 
 @pytest.mark.parametrize("c", [1e-2, 1.0, 1e2])
-@pytest.mark.parametrize("rtol", [0.1, 0.02])
+@pytest.mark.parametrize("rtol", [pytest.param(0.1, marks=pytest.mark.slow), 0.02])
 def test_a_tolerance_is_met_by_what_it_needs(c, rtol):
     A = operator(NETWORK_LIKE)
     measure = spectral_measure(A, key=KEY, num_matvecs=180, c=c, rtol=rtol)
@@ -260,7 +260,7 @@ def test_deflation_beats_probes_alone_at_equal_products():
     assert errors[0] < errors[1] / 5
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_both_precisions_meet_the_exact_value(dtype):
     for c in (1e-3, 1.0, 1e2):
         measure = spectral_measure(operator(NETWORK_LIKE, dtype=dtype), key=KEY, num_matvecs=100)

@@ -24,7 +24,7 @@ def grow(m, blocks, dtype=jnp.float64, rows=48):
     return space, residual
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spectrum", [np.logspace(-6, 4, N), NETWORK_LIKE], ids=["decades", "net"])
 def test_two_strands_make_one_orthonormal_basis_and_t_is_the_compression(spectrum, dtype):
     m = matrix(spectrum)

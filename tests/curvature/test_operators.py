@@ -181,7 +181,10 @@ def test_hessian_equals_fisher_where_the_model_is_linear_in_its_weights(likeliho
 
 
 @pytest.mark.parametrize("curvature", [ggn, hessian, empirical_fisher])
-@pytest.mark.parametrize("batch_size", [1, 4, 13, 50])
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(1, marks=pytest.mark.slow), 4, 13, pytest.param(50, marks=pytest.mark.slow)],
+)
 def test_chunks_do_not_change_the_product(curvature, batch_size):
     task = task_of(Categorical())
     V = jax.tree.map(lambda x: normal(3, 5, *x.shape), MLP)

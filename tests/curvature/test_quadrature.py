@@ -31,7 +31,15 @@ def exact_forms(spectrum, vectors, f):
 
 
 @pytest.mark.parametrize("f", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("c", [1e-2, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize(
+    "c",
+    [
+        1e-2,
+        pytest.param(1.0, marks=pytest.mark.slow),
+        1e3,
+        pytest.param(1e6, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 @pytest.mark.parametrize("plan", [Plan(1, 0, 3, 14), Plan(2, 6, 3, 10)], ids=["probes", "deflated"])
 def test_radau_below_exact_below_gauss_and_both_tighten(f, c, spectrum, plan):

@@ -130,6 +130,7 @@ def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
     assert table(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("save_every_round")
 def test_a_truncated_checkpoint_costs_one_round_and_is_told(unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:

@@ -38,6 +38,7 @@ def all_reduces(function, *arguments):
 # ------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.slow
 def test_products_of_spread_examples_are_the_same():
     assert_same(products(iw.make_mesh(sweep=1, data=2)), products(), 1e-10)
 
