@@ -1,8 +1,8 @@
 """Float64 for every test: closed forms are met to many digits. Keys are made from explicit ints.
 
 Most of the time would go into compiling. So LLVM optimises little and XLA takes its quicker way to
-fuse (JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them), and compiled programs
-are kept under .pytest_cache, by contents: workers, subprocesses and the next run share them.
+fuse, in one piece each, since both cores have a worker (JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the
+programs as users run them), and compiled programs are kept under .pytest_cache, by contents: workers, subprocesses and the next run share them.
 NumPy's linear algebra keeps to one thread: the workers' threads would wait for each other.
 """
 
@@ -15,11 +15,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if (
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
-    and importlib.metadata.version("jaxlib") == "0.10.2"  # later ones know no such flag
+    and importlib.metadata.version("jaxlib") == "0.10.2"  # later ones need not know the flags
 ):
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
-    )
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
