@@ -2,8 +2,9 @@
 
 Most of the time would go into compiling. So LLVM optimises little and XLA takes its quicker way to
 fuse, in one piece each, since both cores have a worker (JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the
-programs as users run them), and compiled programs are kept under .pytest_cache, by contents: workers, subprocesses and the next run share them.
-NumPy's linear algebra keeps to one thread: the workers' threads would wait for each other.
+programs as users run them), and compiled programs are kept under .pytest_cache, by contents:
+workers, subprocesses and the next run share them. NumPy's linear algebra keeps to one thread: the
+workers' threads would wait for each other.
 """
 
 import importlib.metadata
