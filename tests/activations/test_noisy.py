@@ -353,6 +353,7 @@ def test_it_is_the_same_under_jit(eager):
     agree(jax.jit(small)(KEY, SIGMA), eager, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_devices_share_the_points(eager):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

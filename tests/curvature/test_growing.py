@@ -141,6 +141,7 @@ def test_before_the_first_probe_no_interval_is_given():
     assert not estimate.converged
 
 
+@pytest.mark.slow
 def test_ranks_above_the_dimension_and_spaces_that_end_are_exact():
     for spectrum in (np.zeros(60), np.full(60, 3.0), np.r_[np.zeros(55), np.arange(1.0, 6)]):
         for options in (
@@ -154,6 +155,7 @@ def test_ranks_above_the_dimension_and_spaces_that_end_are_exact():
             np.testing.assert_allclose(upper, lower, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_products_come_in_blocks_and_every_one_is_counted():
     widths = []
 
@@ -204,17 +206,9 @@ def coverage(estimates, truth):
     return np.mean((lower <= truth) & (truth <= upper))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param("few above", marks=pytest.mark.slow),
-        pytest.param("many above", marks=pytest.mark.slow),
-        "power law",
-    ],
-)
-@pytest.mark.parametrize(
-    ("seeds", "least"), [(120, 0.88), pytest.param(800, 0.925, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["few above", "many above", "power law"])
+@pytest.mark.parametrize(("seeds", "least"), [(120, 0.88), (800, 0.925)])
 @pytest.mark.parametrize("plan", [DEFLATED, Plan(1, 0, 2, 2)], ids=str)
 def test_intervals_cover(case, seeds, least, plan):
     # 0.88 and 0.925 lie 3.5 and 3.2 standard deviations of so many runs below 0.95.

@@ -193,6 +193,7 @@ def test_the_stochastic_gradient_is_unbiased(method):
         assert 0.5 < np.sqrt(np.mean(z**2)) < 1.6, name
 
 
+@pytest.mark.slow
 def test_the_slope_in_c_is_gamma_over_c():
     A = ggn(TASK, PARAMS)
     slope = jax.grad(lambda c: logdet(A, c=c, key=KEY, num_matvecs=40).value)(2.0)

@@ -116,6 +116,7 @@ def test_a_full_disk_at_the_end_costs_no_training(unbroken, tmp_path, monkeypatc
     assert table(tmp_path) == unbroken
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("save_every_round")
 def test_a_nan_in_training_names_the_step_and_keeps_the_checkpoints(
     unbroken, tmp_path, monkeypatch

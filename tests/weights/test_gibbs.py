@@ -156,6 +156,7 @@ def test_a_logistic_regression_against_quadrature():
         np.testing.assert_allclose(found.lagrangian.value[i], -beta * np.log(z), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_simulated_targets_are_bracketed():
     """C* of every data set from its Gaussian integral: each side holds, and they are close."""
     world = oracles.linear_world(2)

@@ -179,6 +179,7 @@ def test_leverages_sum_to_the_effective_dimension(softmax):
     )
 
 
+@pytest.mark.slow
 def test_a_sketch_brackets_the_exact_influence(softmax):
     _, _, task, w, prior, exact = softmax
     widths = []

@@ -315,6 +315,7 @@ def one_logit(weight, inputs):
     return inputs * weight
 
 
+@pytest.mark.slow
 def test_a_convex_model_has_one_branch():
     """Two starts far apart end in the same code at every β, and KL changes in small steps."""
     rng = np.random.default_rng(1)
