@@ -89,11 +89,10 @@ class Config:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
         common.some_of(self, methods=tuple(METHODS))
-        common.at_least(self, latent=1, num_epochs=1, num_evaluated=0, num_contrasted=2)
+        common.at_least(self, latent=1)
         common.positive(self, "label_scale")
-        common.require(self.num_evaluated != 1, "num_evaluated", "0 or at least 2", 1)
+        coders.check_config(self)
         common.require(0 < self.smoothing < 1, "smoothing", "between 0 and 1", self.smoothing)
-        common.require(0 <= self.decay < 1, "decay", "in [0, 1)", self.decay)
         common.require(min(self.numbers) >= 4, "numbers", "at least 4 each", self.numbers)
 
 
@@ -146,11 +145,7 @@ def members(config: Config) -> list[tuple[str, float]]:
 
 def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
     """What the run will take, but for the plain networks; see `common.cost`."""
-    inputs, targets = coders.scaled(dataset)["train"]
     coder = _coder(config, dataset)
-    per_epoch = len(inputs) // config.batch_size
-    params = coder.init(jax.random.key(0), inputs[:1])
-    mean = lambda own, x: coder.model.decode(own, coder.model.encode(own, x)[0])  # noqa: E731
     noise = jnp.full((4, dataset.num_classes), -np.log(dataset.num_classes))
     setting = jnp.array([0.1, 1.0, 1.0, 0.0])
 
@@ -158,21 +153,9 @@ def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
         rows = jnp.broadcast_to(noise, (batch.num_examples, *noise.shape))
         return _loss(coder.model)(own, key, ((batch.inputs, batch.targets), rows), setting)
 
-    return [
-        cost.Stage(
-            iw.Task(mean, iw.Categorical(), inputs, targets),
-            params,
-            loss,
-            params,
-            coders.optimizer(config.learning_rate, per_epoch, config.decay),
-            batch=config.batch_size,
-            steps=config.num_epochs * per_epoch,
-            networks=len(members(config)) * config.num_seeds * len(config.numbers),
-            abreast=len(members(config)),
-            looks=1.0,
-            shared=True,
-        )
-    ]
+    count = len(members(config))
+    networks = count * config.num_seeds * len(config.numbers)
+    return [coders.stage(config, dataset, coder, loss, networks=networks, abreast=count)]
 
 
 @functools.cache  # static arguments are known by identity

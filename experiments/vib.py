@@ -74,9 +74,8 @@ class Config:
     def __post_init__(self) -> None:
         """Raises ValueError for a value that no run could use, before anything is loaded."""
         common.check_fields(self)
-        common.at_least(self, num_epochs=1, num_evaluated=0, num_contrasted=2, num_attacked=1)
-        common.require(self.num_evaluated != 1, "num_evaluated", "0 or at least 2", 1)
-        common.require(0 <= self.decay < 1, "decay", "in [0, 1)", self.decay)
+        common.at_least(self, num_attacked=1)
+        coders.check_config(self)
         for name, what in (("latents", "whole numbers"), ("epsilons", "numbers")):
             values = getattr(self, name)
             rising = all(a < b for a, b in itertools.pairwise((0, *values)))
@@ -132,35 +131,14 @@ def _loss(model: bottleneck.VariationalBottleneck) -> Any:
 
 def stages(config: Config, dataset: data.Dataset) -> list[cost.Stage]:
     """What the run will take; see `common.cost`."""
-    inputs, targets = coders.scaled(dataset)["train"]
     found = []
     for latent in config.latents:
         coder = _coder(config, dataset, latent)
-        per_epoch = len(inputs) // config.batch_size
-        params = coder.init(jax.random.key(0), inputs[:1])
-        found.append(
-            cost.Stage(
-                _as_task(coder.model, inputs, targets),
-                params,
-                partial(_task_loss, coder.model),
-                params,
-                coders.optimizer(config.learning_rate, per_epoch, config.decay),
-                batch=config.batch_size,
-                steps=config.num_epochs * per_epoch,
-                networks=len(config.betas) * config.num_seeds,
-                abreast=len(config.betas),
-                looks=1.0,
-                shared=True,
-            )
-        )
+        loss = partial(_task_loss, coder.model)
+        count = len(config.betas)
+        networks = count * config.num_seeds
+        found.append(coders.stage(config, dataset, coder, loss, networks=networks, abreast=count))
     return found
-
-
-def _as_task(
-    model: bottleneck.VariationalBottleneck, inputs: jax.Array, targets: jax.Array
-) -> iw.Task:
-    mean = lambda params, x: model.decode(params, model.encode(params, x)[0])  # noqa: E731
-    return iw.Task(mean, model.likelihood, inputs, targets)
 
 
 def _task_loss(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import epochs, tables
+import iw_jax as iw
+from experiments.common import config as common
+from experiments.common import cost, epochs, tables
 from experiments.common.context import Context
 from iw_jax import bottleneck, data, nets
 
@@ -69,6 +71,52 @@ def coder(num_classes: int, widths: tuple[int, ...], latent: int, conditional: b
 
     model = bottleneck.VariationalBottleneck(encode, decode, backward if conditional else None)
     return Coder(init, model)
+
+
+def check_config(config: Any) -> None:
+    """Raises ValueError for what neither training nor evaluation could use."""
+    common.at_least(config, num_epochs=1, num_evaluated=0, num_contrasted=2)
+    common.require(config.num_evaluated != 1, "num_evaluated", "0 or at least 2", 1)
+    common.require(0 <= config.decay < 1, "decay", "in [0, 1)", config.decay)
+
+
+def stage(
+    config: Any,
+    dataset: data.Dataset,
+    model: Coder,
+    loss: Callable[[jax.Array, iw.Task, Any], jax.Array],
+    *,
+    networks: int,
+    abreast: int,
+) -> cost.Stage:
+    """What `train` will take; see `common.cost`.
+
+    Args:
+      config: as for `train`.
+      dataset: of the run.
+      model: whose weights are trained.
+      loss: (key, batch, weights) -> what a step differentiates.
+      networks: of all seeds.
+      abreast: side by side.
+    """
+    inputs, targets = scaled(dataset)["train"]
+    encode, decode, likelihood = model.model.encode, model.model.decode, model.model.likelihood
+    per_epoch = len(inputs) // config.batch_size
+    params = model.init(jax.random.key(0), inputs[:1])
+    mean = lambda own, x: decode(own, encode(own, x)[0])  # noqa: E731
+    return cost.Stage(
+        iw.Task(mean, likelihood, inputs, targets),
+        params,
+        loss,
+        params,
+        optimizer(config.learning_rate, per_epoch, config.decay),
+        batch=config.batch_size,
+        steps=config.num_epochs * per_epoch,
+        networks=networks,
+        abreast=abreast,
+        looks=1.0,
+        shared=True,
+    )
 
 
 @functools.cache
